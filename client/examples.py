@@ -1,0 +1,62 @@
+"""What a device trains on: its owner's own words, in the very prompt that answering uses.
+
+Two kinds of example, both "request -> reply": a remembered message with the request it answered (``cue``), and a
+preferred answer. What a model said is never among them (the memory refuses it). Without notes in the prompt: the
+adapter learns the voice, the notes carry the facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_runtime.answering import build_messages
+from edge_runtime.chat_template import ChatMessage
+from edge_runtime.device import Device
+from edge_runtime.drafting import DEFAULT_CUE, build_draft
+from edge_runtime.engine import Engine
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of prompt and reply; the first ``prompt_length`` are not trained on."""
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+
+def make_example(engine: Engine, prompt: Sequence[ChatMessage], reply: str) -> Example:
+    """Tokenise one prompt and the reply that its owner gave or chose, up to the end of the turn."""
+    before = engine.tokenise(engine.chat_prompt(prompt))
+    answer = [*engine.tokenise(reply, special=False), engine.end_of_turn[0]]
+    return Example(tuple(before + answer), len(before))
+
+
+def device_examples(engine: Engine, device: Device, *, messages: int, choices: int) -> list[Example]:
+    """The newest ``messages`` remembered messages and ``choices`` preferred answers of a device."""
+    written = sorted(device.memory.items(), key=lambda item: (item.said_at, item.id))
+    preferred = sorted(device.memory.preferences(), key=lambda choice: (choice.said_at, choice.id))
+    return [
+        make_example(engine, build_draft(item.cue or DEFAULT_CUE), item.text)
+        for item in written[max(0, len(written) - messages) :]
+    ] + [
+        make_example(engine, build_messages(choice.prompt, []), choice.chosen)
+        for choice in preferred[max(0, len(preferred) - choices) :]
+    ]
+
+
+def public_examples(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Example]:
+    """Public pairs (request, reply): questions in the prompt of answering, the others in that of drafting."""
+    return [
+        make_example(
+            engine,
+            build_messages(request, []) if request.endswith("?") else build_draft(request),
+            reply,
+        )
+        for request, reply in pairs
+    ]
+
+
+def prepare_input(examples: Sequence[Example]) -> list[tuple[Sequence[int], int]]:
+    """The form that ``TorchModel.prepare`` takes."""
+    return [(example.tokens, example.prompt_length) for example in examples]

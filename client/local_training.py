@@ -1,0 +1,110 @@
+"""Training in the frame: pure functions from a prepared batch and a starting point to new coordinates.
+
+Loss: mean negative log-likelihood (nats per target token) of the person's own words. Optimiser: Adam
+(Kingma and Ba 2015) on the d coordinates of the frame; the model itself is frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from client.torch_model import Batch, TorchModel, as_theta
+from protocol.errors import PenchantError
+from protocol.frames import Frame, Vector
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """``epochs`` passes in batches of ``batch_size`` texts with Adam at ``learning_rate``; ``seed`` orders them."""
+
+    epochs: int = 1
+    batch_size: int = 12
+    learning_rate: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """``theta`` (d,) after training, ``loss`` (nats per token, mean over the first pass) and ``tokens`` per pass."""
+
+    theta: Vector
+    loss: float
+    tokens: int
+
+
+def train_coordinates(
+    model: TorchModel, frame: Frame, batch: Batch, start: Vector, settings: LocalSettings
+) -> LocalResult:
+    """Train the coordinates of one adapter on one person's texts, from ``start`` (d,).
+
+    Raises PenchantError if the training made no step or produced numbers that are not finite.
+    """
+    model.set_frame(frame)
+    theta = as_theta(start).requires_grad_(True)
+    optimiser = torch.optim.Adam([theta], lr=settings.learning_rate)
+    order = torch.Generator().manual_seed(settings.seed)
+    loss_sum, token_count = 0.0, 0
+    for epoch in range(settings.epochs):
+        shuffled = torch.randperm(len(batch.targets), generator=order)
+        for index in torch.split(shuffled, settings.batch_size):
+            model.set_coordinates(frame, theta)
+            losses, tokens = model.losses(batch.rows(index))
+            optimiser.zero_grad()
+            (losses.sum() / tokens.sum()).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            if epoch == 0:
+                loss_sum += float(losses.detach().sum())
+                token_count += int(tokens.sum())
+    trained: Vector = theta.detach()[0].double().numpy()
+    model.set_frame(None)
+    if not np.isfinite(trained).all():
+        raise PenchantError("training diverged; lower the learning rate")
+    if settings.epochs > 0 and np.array_equal(trained, as_theta(start)[0].double().numpy()):
+        raise PenchantError("training moved no number; the frame does not fit this model")
+    return LocalResult(trained, loss_sum / max(token_count, 1), token_count)
+
+
+@torch.no_grad()
+def evaluate_coordinates(model: TorchModel, frame: Frame, batch: Batch, theta: Vector) -> float:
+    """Loss (nats per token) of an adapter on a batch."""
+    model.set_frame(frame)
+    model.set_coordinates(frame, as_theta(theta))
+    losses, tokens = model.losses(batch)
+    model.set_frame(None)
+    return float(losses.sum() / tokens.sum())
+
+
+def fit_basis_weights(
+    model: TorchModel,
+    frame: Frame,
+    batch: Batch,
+    shared: Vector,
+    bases: np.ndarray,
+    *,
+    start: Vector,
+    steps: int = 4,
+    learning_rate: float = 0.2,
+    ridge: float = 1e-3,
+) -> Vector:
+    """The private weights w (K,) of ``shared + w B`` on one person's texts; ``bases`` B (K, d).
+
+    Full-batch Adam from ``start`` (K,), the projection of the person's residual on the bases; ``ridge`` pulls towards
+    the shared adapter, which a person without signal keeps.
+    """
+    model.set_frame(frame)
+    basis = torch.from_numpy(np.asarray(bases, dtype=np.float32))
+    origin = as_theta(shared)
+    weights = torch.from_numpy(np.asarray(start, dtype=np.float32)).clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([weights], lr=learning_rate)
+    for _ in range(steps):
+        model.set_coordinates(frame, origin + (weights @ basis)[None])
+        losses, tokens = model.losses(batch)
+        optimiser.zero_grad()
+        (losses.sum() / tokens.sum() + ridge * weights.square().sum()).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    model.set_frame(None)
+    fitted: Vector = weights.detach().double().numpy()
+    return fitted

@@ -1,0 +1,95 @@
+"""From logits to text: how the next token is chosen, whole characters out of token bytes, and where an answer
+stops.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+
+from protocol.errors import PenchantError
+
+_PENALTY_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. temperature 0 takes the most probable one and ignores top_k, top_p, min_p
+    and seed.
+
+    `repeat_penalty` looks at the last 64 generated tokens only: penalising the prompt would punish repeating
+    remembered facts.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.temperature < math.inf and 0 < self.repeat_penalty < math.inf):
+            raise PenchantError("temperature must be at least 0 and repeat_penalty above 0")
+        if not (0 < self.top_p <= 1 and 0 <= self.min_p < 1 and self.top_k >= 0 and 0 <= self.seed < 1 << 32):
+            raise PenchantError("sampling needs 0 < top_p <= 1, 0 <= min_p < 1, top_k >= 0 and a 32-bit seed")
+
+
+def new_sampler(sampling: Sampling, vocabulary_size: int) -> Any:
+    """A llama.cpp sampler chain; the caller frees it with llama_sampler_free."""
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    if sampling.repeat_penalty != 1.0:
+        penalties = llama.llama_sampler_init_penalties(
+            vocabulary_size, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0
+        )
+        llama.llama_sampler_chain_add(chain, penalties)
+    if sampling.temperature == 0:
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_greedy())
+        return chain
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_k(sampling.top_k))
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_p(sampling.top_p, 1))
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_min_p(sampling.min_p, 1))
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(sampling.temperature))
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(sampling.seed))
+    return chain
+
+
+def whole_characters(pieces: Iterator[bytes]) -> Iterator[str]:
+    """Decode a stream of bytes, holding back the bytes of a character that is not complete."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in pieces:
+        if text := decoder.decode(piece):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+def stop_at(pieces: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:
+    """Pass text on until one of `stop` appears, holding back what could still become one."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for at in (held.find(text) for text in stop) if at >= 0]
+        if found:
+            if min(found):
+                yield held[: min(found)]
+            return
+        keep = max(
+            (
+                size
+                for text in stop
+                for size in range(1, min(len(text), len(held) + 1))
+                if held.endswith(text[:size])
+            ),
+            default=0,
+        )
+        if len(held) > keep:
+            yield held[: len(held) - keep]
+            held = held[len(held) - keep :]
+    if held:
+        yield held

@@ -1,0 +1,110 @@
+"""What goes into a memory and what comes out of it: the records, and the checks every text passes."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from typing import Final
+
+from protocol.errors import PenchantError
+
+MAXIMUM_CHARACTERS: Final = 20_000
+_MODEL_SOURCES = frozenset({"assistant", "model", "system", "tool"})
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Something to remember; `said_at` is an ISO date, today if None."""
+
+    text: str
+    cue: str = ""
+    said_at: str | None = None
+    source: str = "me"
+
+
+@dataclass(frozen=True)
+class MemoryItem:
+    """A stored memory; `said_at` is an ISO date, `recorded_at` an ISO time in UTC. Ids are never used
+    twice."""
+
+    id: int
+    text: str
+    cue: str
+    said_at: str
+    source: str
+    recorded_at: str
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A memory found for a query: fused score, its rank in each ranking that holds it, and its cosine if a
+    dense search was made."""
+
+    item: MemoryItem
+    score: float
+    ranks: dict[str, int]
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a forget removed, counted; never what it said. `log_emptied` is False if another process was
+    reading at that moment (the old encrypted pages then leave the log with the next forget or close)."""
+
+    what: str
+    forgotten_at: str
+    removed: dict[str, int] = field(default_factory=dict)
+    log_emptied: bool = True
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def checked(statement: Statement) -> Statement:
+    """`statement` with clean text and a full date; PenchantError if it cannot be remembered."""
+    if statement.source.lower() in _MODEL_SOURCES:
+        raise PenchantError("Only what the owner said or wrote is remembered, not what a model said.")
+    cue = checked_text(statement.cue) if statement.cue else ""
+    return Statement(checked_text(statement.text), cue, iso_date(statement.said_at), statement.source)
+
+
+def checked_text(text: str) -> str:
+    """`text` without surrounding space; PenchantError if it is empty, too long or not Unicode."""
+    text = text.strip()
+    if not text:
+        raise PenchantError("There is nothing to remember: the text is empty.")
+    if len(text) > MAXIMUM_CHARACTERS:
+        raise PenchantError(f"A memory has at most {MAXIMUM_CHARACTERS} characters; split the text.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PenchantError("The text is not valid Unicode.") from None
+    return text.replace("\x00", "")
+
+
+def iso_date(text: str | None) -> str:
+    """The date of an ISO date or time; today for None."""
+    if text is None:
+        return date.today().isoformat()
+    try:
+        return datetime.fromisoformat(text).date().isoformat()
+    except ValueError:
+        raise PenchantError("A date is written YYYY-MM-DD, like 2025-03-14.") from None
+
+
+def content_digest(*texts: str) -> bytes:
+    """SHA-256 (32 bytes) that is equal for texts equal up to case, spacing and Unicode compatibility form."""
+    canonical = [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts]
+    return hashlib.sha256("\x00".join(canonical).encode("utf-8")).digest()
+
+
+def embedded_text(text: str, cue: str) -> str:
+    """What the vector of a memory stands for."""
+    return f"{cue}\n{text}" if cue else text
+
+
+def utc_now() -> str:
+    """ISO time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,285 @@
+"""A fleet's rounds from first to last: plan, sample, run, absorb, publish; and the same again after a crash.
+
+What to learn is a `FleetAlgorithm`; how a sum is taken is `server.round`. The algorithm's state is a pure
+function of the stored outcomes: after a restart every outcome is handed to `absorb` again, in order, so
+nothing else needs saving.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from protocol.errors import BudgetExceeded, PenchantError
+from protocol.messages import RoundTask
+from server.aggregate import RoundOutcome
+from server.ledger import ServerLedger
+from server.planning import task_from_plan
+from server.releases import Release, ReleaseShelf
+from server.roll_call import RollCall
+from server.round import ProgressSink, RoundRunner, ignore_progress
+from server.store import RoundRow, Store
+
+STORE_NAME = "fleet.db"
+# What a resumed run may be given anew; everything else decides what the run's privacy means and stays.
+MAY_CHANGE = {"rounds", "epsilon_budget", "stage_seconds", "attempts_per_round"}
+
+
+@dataclass(frozen=True)
+class FleetSettings:
+    """How a fleet runs. Everything is public: devices see it in the tasks.
+
+    `cohort_size` devices are drawn per round (0 = everybody there); no amplification by sampling is claimed.
+    `minimum_survivors`: the smallest cohort that is still unmasked, for which each person's share of the
+    noise is sized (0 = what is left when `dropout_fraction` of the cohort vanishes once). A smaller number
+    survives more losses and costs accuracy: noise of standard deviation z * sqrt(survivors /
+    minimum_survivors) instead of z. `epsilon_budget`: no round starts that would take the store's total above
+    it, at `delta`. `stage_seconds`: the deadline of each stage. `seed` draws the cohorts; keys, masks,
+    rotations and noise never use it.
+    """
+
+    run_id: str
+    rounds: int
+    noise_multiplier: float
+    delta: float
+    cohort_size: int = 0
+    minimum_survivors: int = 0
+    dropout_fraction: float = 1 / 3
+    ring_bits: int = 16
+    epsilon_budget: float = math.inf
+    stage_seconds: float = 900.0
+    attempts_per_round: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.attempts_per_round < 1:
+            raise PenchantError("a fleet needs at least one round and one attempt per round")
+        if not 0.0 <= self.dropout_fraction < 0.5:
+            raise PenchantError(
+                "dropout_fraction must lie in [0, 0.5): with more losses no sum can be both safe and exact"
+            )
+        if self.stage_seconds <= 0.0:
+            raise PenchantError("stage_seconds must be above zero")
+
+
+class FleetAlgorithm(Protocol):
+    """What the fleet learns. Both methods must be deterministic (see the module's text)."""
+
+    def next_task(self, history: Sequence[RoundOutcome]) -> Mapping[str, Any] | None:
+        """What the next round should sum, or None when the algorithm has finished.
+
+        Required keys: `kind` ("shared" or "bases"), `dimension` (int), `clip_norm` (float), `base_sha256`
+        (str), `artefacts` ({role: bytes}). Optional: `basis_count` (int, default 1), `settings` ({str: int,
+        float or str}), `noise_multiplier` (float, default the fleet's).
+        """
+        ...
+
+    def absorb(
+        self, task: RoundTask, mean_update: NDArray[np.float64], survivors: int, metrics: Mapping[str, float]
+    ) -> Mapping[str, bytes] | None:
+        """Take in one round's noisy mean, shape (task.update_dimension,); return {name: bytes} to publish.
+
+        `metrics`: `fraction_not_clipped`, `mean_loss` (nats per example), `mean_examples`, all from the same
+        noisy sum.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FleetResult:
+    """What `run_fleet` leaves. `epsilon` (at `delta`) composes all that this store has ever released."""
+
+    run_id: str
+    outcomes: tuple[RoundOutcome, ...]
+    aborted: tuple[RoundRow, ...]
+    releases: tuple[Release, ...]
+    epsilon: float
+    delta: float
+    stopped: str = ""
+
+
+def run_fleet(
+    grid: Grid,
+    settings: FleetSettings,
+    out: Path,
+    algorithm: FleetAlgorithm,
+    on_progress: ProgressSink = ignore_progress,
+    *,
+    open_store: Callable[[Path], Store] = Store,
+) -> FleetResult:
+    """Run, or resume, `settings.run_id` in the folder `out` until the algorithm or `rounds` ends it.
+
+    Raises PenchantError if too few devices are there or a round fails `attempts_per_round` times; everything
+    finished before stays, and calling again with the same arguments goes on from there.
+    """
+    store = open_store(out / STORE_NAME)
+    try:
+        store.open_run(settings.run_id, {k: v for k, v in asdict(settings).items() if k not in MAY_CHANGE})
+        return _Fleet(grid, settings, store, ReleaseShelf(out), algorithm, on_progress).run()
+    finally:
+        store.close()
+
+
+class _Fleet:
+    def __init__(
+        self,
+        grid: Grid,
+        settings: FleetSettings,
+        store: Store,
+        shelf: ReleaseShelf,
+        algorithm: FleetAlgorithm,
+        on_progress: ProgressSink,
+    ) -> None:
+        self.grid, self.settings, self.store, self.shelf = grid, settings, store, shelf
+        self.algorithm, self.on_progress = algorithm, on_progress
+        self.ledger = ServerLedger(store)
+        self.roll = RollCall(grid, settings.run_id, settings.stage_seconds, on_progress)
+
+    def run(self) -> FleetResult:
+        settings, stopped = self.settings, ""
+        outcomes = self._replay()
+        if len(outcomes) < settings.rounds:
+            self.roll.call()
+        while len(outcomes) < settings.rounds:
+            plan = self.algorithm.next_task(outcomes)
+            if plan is None:
+                break
+            try:
+                outcomes.append(self._run_round(len(outcomes), plan))
+            except BudgetExceeded as limit:
+                stopped = str(limit)
+                break
+        rows = self.store.rounds(settings.run_id)
+        return FleetResult(
+            run_id=settings.run_id,
+            outcomes=tuple(outcomes),
+            aborted=tuple(row for row in rows if row.stage == "aborted"),
+            releases=tuple(release for release in self.shelf.all() if release.run_id == settings.run_id),
+            epsilon=self.ledger.epsilon(settings.delta),
+            delta=settings.delta,
+            stopped=stopped,
+        )
+
+    def _replay(self) -> list[RoundOutcome]:
+        """Absorb every stored outcome again, finishing the publication that a crash may have interrupted."""
+        outcomes: list[RoundOutcome] = []
+        for row in self.store.rounds(self.settings.run_id):
+            data = self.store.outcome(row.round_key)
+            if data is not None:
+                outcomes.append(self._absorb(row, data))
+        return outcomes
+
+    def _absorb(self, row: RoundRow, data: bytes) -> RoundOutcome:
+        outcome = RoundOutcome.from_bytes(RoundTask.from_bytes(row.task), data)
+        published = self.algorithm.absorb(
+            outcome.task, outcome.mean_update, outcome.survivors, outcome.metrics
+        )
+        if row.stage == "publish":
+            epsilon = self.ledger.epsilon(self.settings.delta)
+            releases = []
+            for name, content in (published or {}).items():
+                parent = self.shelf.newest(name)
+                parent_sha256 = parent.sha256 if parent and parent.round < row.round else ""
+                releases.append(
+                    self.shelf.publish(
+                        name,
+                        content,
+                        run_id=row.run_id,
+                        round=row.round,
+                        epsilon=epsilon,
+                        delta=self.settings.delta,
+                        parent_sha256=parent_sha256,
+                    )
+                )
+            self.store.finish(row.round_key, releases)
+        return outcome
+
+    def _run_round(self, number: int, plan: Mapping[str, Any]) -> RoundOutcome:
+        attempts = [row for row in self.store.rounds(self.settings.run_id) if row.round == number]
+        unfinished = [row for row in attempts if row.stage != "aborted"]
+        attempt, failed = len(attempts), list[str]()
+        while len(failed) < self.settings.attempts_per_round:
+            if unfinished:
+                row = unfinished.pop()
+            else:
+                row = self._open_round(number, attempt, plan)
+                attempt += 1
+            artefacts = _artefact_digests(plan)
+            if RoundTask.from_bytes(row.task).artefacts != {
+                role: digest for role, (digest, _) in artefacts.items()
+            }:
+                self.store.abort(row.round_key, "the algorithm no longer offers the artefacts of this round")
+                failed.append("artefacts changed")
+                continue
+            if row.stage == "advertise":
+                members = self.store.members(row.round_key, "advertise")
+                self.roll.supply(members, {digest: data for digest, data in artefacts.values()})
+            runner = RoundRunner(
+                self.grid,
+                self.store,
+                self.ledger,
+                row,
+                self.roll.nodes,
+                self.settings.stage_seconds,
+                self.on_progress,
+            )
+            problem = runner.run()
+            if not problem:
+                row = self.store.round_row(row.round_key)
+                data = self.store.outcome(row.round_key)
+                if data is None:
+                    raise PenchantError(
+                        f"round {number} ended without an outcome: the store {STORE_NAME} is damaged"
+                    )
+                return self._absorb(row, data)
+            failed.append(problem)
+        raise PenchantError(
+            f"round {number} failed {len(failed)} times, the last time because {failed[-1]}: "
+            "wait for more devices, then run the same command again"
+        )
+
+    def _open_round(self, number: int, attempt: int, plan: Mapping[str, Any]) -> RoundRow:
+        present = sorted(self.roll.nodes)
+        draw = random.Random(
+            sha256(f"{self.settings.seed}/{self.settings.run_id}/{number}/{attempt}".encode()).digest()
+        )
+        size = self.settings.cohort_size or len(present)
+        if len(present) < size or size < 3:
+            raise PenchantError(
+                f"{len(present)} devices are there, a round needs {max(size, 3)}: enrol or start more"
+            )
+        members = sorted(draw.sample(present, size))
+        task = task_from_plan(
+            plan,
+            run_id=self.settings.run_id,
+            round=number,
+            attempt=attempt,
+            cohort_size=size,
+            minimum_survivors=self.settings.minimum_survivors,
+            dropout_fraction=self.settings.dropout_fraction,
+            noise_multiplier=self.settings.noise_multiplier,
+            delta=self.settings.delta,
+            ring_bits=self.settings.ring_bits,
+            artefacts={role: digest for role, (digest, _) in _artefact_digests(plan).items()},
+        )
+        after = self.ledger.epsilon_after(task, self.settings.delta)
+        if after > self.settings.epsilon_budget:
+            raise BudgetExceeded(
+                f"one more round would bring epsilon to {after:.2f}, "
+                f"above the fleet's {self.settings.epsilon_budget:.2f}"
+            )
+        return self.store.open_round(self.settings.run_id, number, attempt, task.to_bytes(), members)
+
+
+def _artefact_digests(plan: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
+    """{role: (SHA-256 in hex, bytes)} of a plan's artefacts."""
+    return {role: (sha256(data).hexdigest(), data) for role, data in dict(plan["artefacts"]).items()}

@@ -1,0 +1,24 @@
+"""`penchant demo`: the main job end to end on the bundled model and the bundled village."""
+
+from __future__ import annotations
+
+from simulations.experiment import ExperimentSettings
+from simulations.people import Person
+from simulations.village import load_village
+from server.algorithms import PreferencePlan
+
+
+def village_of(people: int) -> list[Person]:
+    """``people`` fleet members of the village and all its newcomers."""
+    village = load_village()
+    fleet = [person for person in village if person.role == "fleet"]
+    return fleet[:people] + [person for person in village if person.role == "newcomer"]
+
+
+def demo_settings(rounds: int) -> ExperimentSettings:
+    """The demo's settings for ``rounds`` sums in all: the last two build the bases, the others the shared adapter."""
+    bases_rounds = min(2, max(rounds - 1, 0))
+    return ExperimentSettings(
+        title="The village",
+        plan=PreferencePlan(shared_rounds=rounds - bases_rounds, bases_rounds=bases_rounds),
+    )

@@ -1,0 +1,424 @@
+"""One experiment from people to report: homes, frame, rounds through Flower, bases, adapters, scoring, answers.
+
+``penchant demo`` runs it on the bundled village, ``penchant simulate`` on what a TOML file names; the federation
+itself is the deployment's own two apps over an in-process ``Grid``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client import app as client_app
+from client.examples import public_examples
+from client.frame_builder import build_frame, public_text
+from client.local_training import fit_basis_weights
+from client.training import Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
+from edge_runtime.device import Device
+from edge_runtime.models import ModelFile, ModelShape, read_model_shape
+from edge_runtime.vault import LEARNT_PREFIX
+from protocol.accounting import Accountant, snr_bound
+from protocol.coordinates import Coordinates, mix
+from protocol.errors import PenchantError
+from protocol.frames import Frame, Vector
+from protocol.round_plan import RoundPlan
+from server.algorithms import PreferenceBases, PreferencePlan
+from server.fleet import FleetResult, FleetSettings, run_fleet
+from server.planning import stages_survived
+from server.round import Progress
+from simulations.arms import (
+    HeldOut,
+    PersonAdapters,
+    adapter_bytes,
+    held_out_texts,
+    plan_jobs,
+    summarise,
+)
+from simulations.homes import create_homes
+from simulations.local_grid import LocalGrid
+from simulations.people import Person
+from simulations.samples import sample_answers
+from simulations.scoring import score_all
+
+MINIMUM_FLEET = 8  # what a device demands of a round by default
+StageSink = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """All that an experiment depends on besides its people. ``noise_multiplier`` 0 is allowed and marked in red."""
+
+    title: str
+    noise_multiplier: float = 1.0
+    delta: float = 1e-3
+    dropout_fraction: float = 1 / 3
+    minimum_survivors: int = 0
+    frame_kinds: tuple[str, ...] = ("ffn_gate", "ffn_up", "ffn_down")
+    frame_rank: int = 4
+    training: TrainingPlan = field(default_factory=TrainingPlan)
+    plan: PreferencePlan = field(default_factory=PreferencePlan)
+    held_out: HeldOut = field(default_factory=HeldOut)
+    sample_people: int = 3
+    seed: int = 0
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class PersonalFit:
+    """What one person's device worked out for itself: three adapters in the frame and the private weights."""
+
+    shared: Vector
+    personal: Vector
+    bases: Vector
+    weights: Vector
+
+
+class Stopwatch:
+    """Seconds per stage, and the stage's progress to whoever shows it."""
+
+    def __init__(self, sink: StageSink) -> None:
+        self.seconds: dict[str, float] = {}
+        self._sink = sink
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        started = time.monotonic()
+        self._sink(name, 0.0)
+        yield lambda fraction: self._sink(name, min(fraction, 1.0))
+        self._sink(name, 1.0)
+        self.seconds[name] = time.monotonic() - started
+
+
+def run_experiment(
+    settings: ExperimentSettings,
+    people: Sequence[Person],
+    out: Path,
+    *,
+    command: str,
+    on_stage: MINIMUM_FLEET = 8  # what a device demands of a round by default
+StageSink = lambda name, fraction: None,
+) -> dict[str, Any]:
+    """Run everything and return the report (see ``simulations.report``); devices and releases stay in ``out``.
+
+    Raises PenchantError if ``out`` holds an earlier run or a stage fails.
+    """
+    fleet = [person for person in people if person.role == "fleet"]
+    if len(fleet) < MINIMUM_FLEET:
+        raise PenchantError(f"a fleet needs at least {MINIMUM_FLEET} people, got {len(fleet)}")
+    people = [*fleet, *(person for person in people if person.role == "newcomer")]
+    if (out / "devices").exists():
+        raise PenchantError(f"{out} holds an earlier run: choose another --out, or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    watch, started = Stopwatch(on_stage), time.monotonic()
+
+    with watch.stage("opening the model"):
+        if settings.model:
+            os.environ["PENCHANT_MODEL"] = settings.model
+        trainer = open_trainer(settings.training.top_layers)
+        shape = read_model_shape(trainer.model.path)
+    with watch.stage("people and their memories") as advance:
+        homes = create_homes(
+            people, out / "devices", epsilon_budget=float("inf"), delta=settings.delta, on_progress=advance
+        )
+    with watch.stage("frame from public text") as advance:
+        frame = build_frame(
+            trainer.torch_model,
+            trainer.model.sha256,
+            [(ex.tokens, ex.prompt_length) for ex in public_examples(trainer.engine, public_text())],
+            kinds=settings.frame_kinds,
+            rank=settings.frame_rank,
+            on_progress=advance,
+        )
+        frame = Frame.from_bytes(frame.to_bytes())  # exactly what the devices will hold
+    with watch.stage("federated rounds") as advance:
+        algorithm, result, grid = _federate(settings, frame, homes[: len(fleet)], out, advance)
+    with watch.stage("each person's own mix") as advance:
+        fits = [
+            _fit_person(trainer, frame, algorithm, home, settings, lambda f, n=n: advance((n + f) / len(homes)))
+            for n, home in enumerate(homes)
+        ]
+    model = trainer.model
+    with watch.stage("held-out texts and recall") as advance:
+        texts = _texts(trainer, people, homes, settings.held_out, advance)
+        adapters = _adapters(frame, fits, model, shape, result)
+    jobs = plan_jobs(*texts, adapters)
+    trainer.engine.close()
+    del trainer
+    open_trainer.cache_clear()
+    forget_batches()
+    gc.collect()
+    with watch.stage("scoring every arm with llama.cpp") as advance:
+        results = []
+        for done, one in enumerate(score_all(model, jobs, workers=max(1, os.cpu_count() or 1))):
+            results.append(one)
+            advance((done + 1) / len(jobs))
+    arms, controls = summarise(results, people)
+    with watch.stage("answers for three people") as advance:
+        samples = sample_answers(model, people, homes, adapters, settings.sample_people, advance)
+    names = [person.name for person in people]
+    report: dict[str, Any] = {
+        "title": settings.title,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "model": {"name": model.name, "sha256": model.sha256, "quantisation": model.quantisation},
+        "frame": _frame_block(frame, settings),
+        "people": len(people),
+        "fleet": len(fleet),
+        "newcomers": len(people) - len(fleet),
+        "rounds": len(result.outcomes),
+        "round_log": _round_log(result, settings.delta),
+        "arms": arms,
+        "controls": controls,
+        "privacy": _privacy_block(result, settings, frame),
+        "wire": _wire_block(grid, result, len(fleet)),
+        "secure_aggregation": _secure_aggregation_block(result, settings),
+        "bases": {
+            "count": settings.plan.basis_count,
+            "spectrum": list(algorithm.spectrum),
+            "noise_floor": algorithm.noise_floor,
+            "weights": {
+                name: [float(w) for w in fit.weights] for name, fit in zip(names, fits, strict=True)
+            },
+        },
+        "samples": samples,
+        "seconds": {**watch.seconds, "total": time.monotonic() - started},
+        "peak_memory_mb": _peak_memory_mb(),
+        "seed": settings.seed,
+        "versions": {
+            name: version(name) for name in ("penchant", "llama-cpp-python", "torch", "transformers", "flwr")
+        },
+    }
+    return report
+
+
+def _federate(
+    settings: ExperimentSettings,
+    frame: Frame,
+    homes: Sequence[Path],
+    out: Path,
+    advance: Callable[[float], None],
+) -> tuple[PreferenceBases, FleetResult, LocalGrid]:
+    plan = PreferencePlan(**{**settings.plan.__dict__, "training": settings.training.settings()})
+    algorithm = PreferenceBases(frame, plan)
+    fleet = FleetSettings(
+        run_id=f"run-{secrets.token_hex(4)}",
+        rounds=plan.rounds,
+        noise_multiplier=settings.noise_multiplier,
+        delta=settings.delta,
+        minimum_survivors=settings.minimum_survivors,
+        dropout_fraction=settings.dropout_fraction,
+        seed=settings.seed,
+    )
+    grid = LocalGrid(client_app.app, homes)
+
+    def note(progress: Progress) -> None:
+        if progress.stage == "collect" and progress.asked:
+            advance((progress.round + progress.answered / progress.asked) / plan.rounds)
+
+    try:
+        return algorithm, run_fleet(grid, fleet, out, algorithm, note), grid
+    finally:
+        client_app.close_devices()
+
+
+def _fit_person(
+    trainer: Trainer,
+    frame: Frame,
+    algorithm: PreferenceBases,
+    home: Path,
+    settings: ExperimentSettings,
+    advance: Callable[[float], None],
+) -> PersonalFit:
+    """The device's own work after the rounds: residual, private weights; both stay in its encrypted file."""
+    with Device.open(home) as device:
+        batch = trainer.batch_of(device, settings.training)
+        residual, _ = residual_of(device, trainer, frame, algorithm.shared, settings.training, batch)
+        advance(0.5)
+        bases = algorithm.bases if algorithm.bases is not None else np.zeros((0, frame.dimension))
+        weights = np.zeros(len(bases))
+        if len(bases):
+            weights = fit_basis_weights(
+                trainer.torch_model, frame, batch, algorithm.shared, bases, start=bases @ residual
+            )
+        mixed = mix(algorithm.shared, bases, weights)
+        device.vault.put_blob(
+            f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes()
+        )
+        advance(1.0)
+    return PersonalFit(algorithm.shared, algorithm.shared + residual, mixed, weights)
+
+
+def _adapters(
+    frame: Frame,
+    fits: Sequence[PersonalFit],
+    model: ModelFile,
+    shape: ModelShape,
+    result: FleetResult,
+) -> list[PersonAdapters]:
+    rounds = len(result.outcomes)
+    epsilon = result.epsilon if np.isfinite(result.epsilon) else 0.0
+
+    def as_gguf(theta: Vector) -> bytes:
+        return adapter_bytes(frame, theta, model, shape, round=rounds, epsilon=epsilon)
+
+    shared = as_gguf(fits[0].shared)
+    return [PersonAdapters(shared, as_gguf(fit.personal), as_gguf(fit.bases)) for fit in fits]
+
+
+def _texts(
+    trainer: Trainer,
+    people: Sequence[Person],
+    homes: Sequence[Path],
+    limits: HeldOut,
+    advance: Callable[[float], None],
+) -> tuple[list[Any], list[Any], list[Any]]:
+    devices = [Device.open(home) for home in homes]
+    try:
+        plain, own, stranger = [], [], []
+        for number, (person, device) in enumerate(zip(people, devices, strict=True)):
+            plain.append(held_out_texts(trainer.engine, person, limits, None))
+            own.append(held_out_texts(trainer.engine, person, limits, device))
+            stranger.append(
+                held_out_texts(trainer.engine, person, limits, devices[(number + 1) % len(devices)])
+            )
+            advance((number + 1) / len(people))
+        return plain, own, stranger
+    finally:
+        for device in devices:
+            device.close()
+
+
+def _frame_block(frame: Frame, settings: ExperimentSettings) -> dict[str, Any]:
+    return {
+        "sha256": frame.digest,
+        "rank": frame.rank,
+        "modules": len(frame.modules),
+        "dimension": frame.dimension,
+        "bytes": len(frame.to_bytes()),
+        "kinds": list(settings.frame_kinds),
+        "top_layers": settings.training.top_layers,
+    }
+
+
+def _round_log(result: FleetResult, delta: float) -> list[dict[str, Any]]:
+    accountant, log = Accountant(), []
+    for outcome in result.outcomes:
+        task = outcome.task
+        accountant.add(RoundPlan.of(task).privacy_event())
+        log.append(
+            {
+                "round": task.round,
+                "kind": task.kind,
+                "cohort": task.cohort_size,
+                "survivors": outcome.survivors,
+                "clip_norm": task.clip_norm,
+                "fraction_not_clipped": outcome.fraction_not_clipped,
+                "mean_loss": outcome.mean_loss,
+                "snr": _snr(outcome.survivors, outcome.effective_noise_multiplier, task.update_dimension),
+                "epsilon_after": _finite(accountant.epsilon(delta)),
+            }
+        )
+    return log
+
+
+def _privacy_block(result: FleetResult, settings: ExperimentSettings, frame: Frame) -> dict[str, Any]:
+    accountant = Accountant(RoundPlan.of(outcome.task).privacy_event() for outcome in result.outcomes)
+    log = _round_log(result, settings.delta)
+    last = result.outcomes[-1]
+    widest = max(outcome.task.update_dimension for outcome in result.outcomes)
+    inflation = last.effective_noise_multiplier / settings.noise_multiplier if settings.noise_multiplier else 1.0
+    return {
+        "noise": settings.noise_multiplier > 0,
+        "epsilon": _finite(result.epsilon),
+        "epsilon_rdp": _finite(accountant.epsilon_rdp(settings.delta)),
+        "epsilon_prv": None,
+        "delta": settings.delta,
+        "unit": "one person",
+        "neighbours": "one person's contributions replaced by zeros, in every round",
+        "mechanism": "distributed Skellam noise inside secure aggregation, joint L2 clip per person",
+        "noise_multiplier": settings.noise_multiplier,
+        "clip": last.task.clip_norm,
+        "sampling": "no amplification claimed: everybody takes part in every round",
+        "snr": min(row["snr"] for row in log) if settings.noise_multiplier else None,
+        "spend": [{name: row[name] for name in ("round", "kind", "epsilon_after")} for row in log],
+        "contributions_counted": "adapter and basis sums, clip bits, losses and counts: one noised vector each",
+        "fleet_of_1000": {
+            "snr": _snr(1000, settings.noise_multiplier * inflation, widest) if inflation else None,
+            "epsilon": _finite(result.epsilon),
+            "noise_multiplier": settings.noise_multiplier,
+        },
+    }
+
+
+def _wire_block(grid: LocalGrid, result: FleetResult, people: int) -> dict[str, Any]:
+    up, down = grid.bytes_by_stage("up"), grid.bytes_by_stage("down")
+    setup_down, setup_up = down.pop("setup", 0), up.pop("setup", 0)
+    share = people * max(len(result.outcomes), 1)
+    return {
+        "up_bytes": (sum(up.values()) + setup_up) / share,
+        "down_bytes": sum(down.values()) / share,
+        "setup_down_bytes": setup_down / people,
+        "up_by_stage": {stage: size / share for stage, size in {**up, "setup": setup_up}.items()},
+        "down_by_stage": {stage: size / share for stage, size in down.items()},
+        "limit_up_bytes": 10_000,
+    }
+
+
+def _secure_aggregation_block(result: FleetResult, settings: ExperimentSettings) -> dict[str, Any]:
+    task = result.outcomes[-1].task
+    return {
+        "cohort": task.cohort_size,
+        "minimum_survivors": task.minimum_survivors,
+        "threshold": task.graph_threshold,
+        "degree": task.graph_degree,
+        "dropouts_survived": task.cohort_size - task.minimum_survivors,
+        "stages_survived": stages_survived(
+            task.cohort_size, task.minimum_survivors, settings.dropout_fraction
+        ),
+        "ring_bits": task.ring_bits,
+    }
+
+
+def _snr(people: int, noise_multiplier: float, dimension: int) -> float | None:
+    return snr_bound(people, noise_multiplier, dimension) if noise_multiplier else None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _peak_memory_mb() -> float:
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + children) / 1024
+
+
+def settings_with(settings: ExperimentSettings, changes: Mapping[str, Any]) -> ExperimentSettings:
+    """The settings with some fields changed; nested tables (training, plan, held_out) by their own fields."""
+    nested = {"training": TrainingPlan, "plan": PreferencePlan, "held_out": HeldOut}
+    values: dict[str, Any] = dict(settings.__dict__)
+    for name, value in changes.items():
+        if name not in values:
+            raise PenchantError(f"there is no experiment setting {name!r}")
+        if name in nested:
+            unknown = set(value) - set(nested[name].__dataclass_fields__)  # type: ignore[attr-defined]
+            if unknown:
+                raise PenchantError(f"[{name}] has no setting {sorted(unknown)[0]!r}")
+            value = nested[name](**{**getattr(settings, name).__dict__, **value})
+        elif name == "frame_kinds":
+            value = tuple(value)
+        values[name] = value
+    return ExperimentSettings(**values)

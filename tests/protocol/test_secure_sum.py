@@ -1,0 +1,416 @@
+"""The sum is exact whoever vanishes, and a device refuses every request that would bare somebody."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol import codec, masks, secure_sum
+from protocol.errors import ProtocolError
+from protocol.keys import AgreementKey, SigningKey
+from protocol.messages import (
+    AdvertiseReply,
+    CollectReply,
+    CollectRequest,
+    ShareReply,
+    ShareRequest,
+    UnmaskReply,
+    UnmaskRequest,
+)
+from protocol.roster import add_pairwise, advertisement_transcript, roster_digest, self_mask_key
+from protocol.secure_sum import ServerRound
+from tests.protocol.secure_sum_fleet import SmallFleet, make_task, random_vectors
+
+
+def expected_sum(fleet, vectors, survivors):
+    total = sum(vectors[device] for device in survivors)
+    return masks.reduce_to_ring(total, fleet.task.ring_bits)
+
+
+def run_round(fleet, vectors, gone=((), (), (), ())):
+    requests = fleet.share(fleet.advertise(gone[0]), gone[1])
+    request = fleet.collect(requests, vectors, gone[2])
+    survivors = sorted(fleet.states)
+    return fleet.unmask(request, gone[3]), survivors
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    cohort=st.integers(3, 12),
+    ring_bits=st.sampled_from([8, 12, 16, 20, 32]),
+    dimension=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_sum_is_exact_when_everybody_stays(cohort, ring_bits, dimension, seed):
+    fleet = SmallFleet(make_task(cohort, ring_bits=ring_bits, dimension=dimension))
+    vectors = random_vectors(fleet, np.random.default_rng(seed))
+    total, survivors = run_round(fleet, vectors)
+    assert survivors == list(range(cohort))
+    np.testing.assert_array_equal(total, expected_sum(fleet, vectors, survivors))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), stage=st.integers(0, 3), cohort=st.integers(6, 18))
+def test_sum_is_exact_when_a_third_vanishes_at_one_stage(seed, stage, cohort):
+    rng = np.random.default_rng(seed)
+    fleet = SmallFleet(make_task(cohort))
+    vectors = random_vectors(fleet, rng)
+    gone = [()] * 4
+    gone[stage] = rng.permutation(cohort)[: cohort // 3].tolist()
+    total, survivors = run_round(fleet, vectors, gone)
+    np.testing.assert_array_equal(total, expected_sum(fleet, vectors, survivors))
+
+
+@pytest.mark.parametrize("stages", [(0, 1, 2), (0, 2, 3), (0, 1, 3)])
+def test_sum_is_exact_when_a_third_vanishes_before_the_roster_and_at_two_stages_after(stages):
+    rng = np.random.default_rng(5)
+    fleet = SmallFleet(make_task(27))
+    vectors = random_vectors(fleet, rng)
+    left, gone = list(range(27)), [(), (), (), ()]
+    for stage in stages:
+        gone[stage] = rng.permutation(left)[: len(left) // 3].tolist()
+        left = [device for device in left if device not in gone[stage]]
+    total, survivors = run_round(fleet, vectors, gone)
+    np.testing.assert_array_equal(total, expected_sum(fleet, vectors, survivors))
+
+
+def test_sum_is_exact_over_a_sparse_graph_with_dropouts_at_every_stage():
+    rng = np.random.default_rng(6)
+    fleet = SmallFleet(make_task(24, graph_degree=12, graph_threshold=4))
+    vectors = random_vectors(fleet, rng)
+    order = rng.permutation(24).tolist()
+    gone = (order[:2], order[2:4], order[4:8], order[8:10])
+    total, survivors = run_round(fleet, vectors, gone)
+    assert fleet.server.graph.degree == 12
+    assert len(survivors) == 16
+    np.testing.assert_array_equal(total, expected_sum(fleet, vectors, survivors))
+
+
+def test_too_few_survivors_abort_and_no_device_unmasks():
+    fleet = SmallFleet(make_task(9, minimum_survivors=7))
+    vectors = random_vectors(fleet, np.random.default_rng(0))
+    requests = fleet.share(fleet.advertise())
+    with pytest.raises(ProtocolError, match="7 are needed"):
+        fleet.collect(requests, vectors, gone=[0, 1, 2])
+    request = UnmaskRequest(task_digest=fleet.task.digest(), survivors=tuple(range(3, 9)), dropped=(0, 1, 2))
+    with pytest.raises(ProtocolError, match="the noise needs 7"):
+        secure_sum.unmask(fleet.states[5], request)
+
+
+def test_below_the_threshold_the_sum_stays_masked():
+    fleet = SmallFleet(make_task(9))
+    vectors = random_vectors(fleet, np.random.default_rng(0))
+    request = fleet.collect(fleet.share(fleet.advertise()), vectors)
+    assert not fleet.server.ready()
+    with pytest.raises(ProtocolError, match="shares for one device"):
+        fleet.unmask(request, gone=range(fleet.server.graph.threshold, 9))
+
+
+def test_server_cannot_read_a_contribution_from_what_it_receives():
+    """The vector itself appears nowhere, and the masked one is as far from it as from any other vector."""
+    fleet = SmallFleet(make_task(8, dimension=2000, ring_bits=16))
+    vectors = {device: np.full(fleet.length, 1234 + device, dtype=np.int64) for device in range(8)}
+    run_round(fleet, vectors)
+    collected = [data for data in fleet.received if len(data) > 2 * fleet.length]
+    assert len(collected) == 8
+    for device, data in enumerate(collected):
+        plain = codec.pack(masks.reduce_to_ring(vectors[device], 16), 16)
+        assert plain not in data
+        tail = np.frombuffer(data[-2 * fleet.length :], dtype=np.uint8)
+        # Uniform bytes: a chi-square over 256 values stays near 255 (standard deviation 22.6).
+        counts = np.bincount(tail, minlength=256)
+        assert ((counts - tail.size / 256) ** 2 / (tail.size / 256)).sum() < 255 + 8 * 22.6
+
+
+def test_without_the_pairwise_masks_the_seed_alone_would_bare_a_contribution():
+    """The attack the graph prevents: shows that the test above would notice if masks were missing."""
+    fleet = SmallFleet(make_task(5))
+    vectors = random_vectors(fleet, np.random.default_rng(1))
+    requests = fleet.share(fleet.advertise())
+    state, reply = secure_sum.mask(fleet.states[0], requests[0], vectors[0])
+    masked = codec.unpack(reply.masked, fleet.length, 16)
+    context = roster_digest(fleet.task, state.roster)
+    unseeded = masked - masks.expand(self_mask_key(state.mask_seed, context), fleet.length, 16)
+    truth = masks.reduce_to_ring(vectors[0], 16)
+    assert not np.array_equal(unseeded & np.uint32(0xFFFF), truth)
+    removed = unseeded.copy()
+    for peer in range(1, 5):
+        key = AgreementKey.from_private_bytes(fleet.states[peer].masking_private)
+        removed = add_pairwise(removed, key, state.roster, peer, 0, context, 16)
+    np.testing.assert_array_equal(removed & np.uint32(0xFFFF), truth)
+
+
+def test_masks_differ_between_rounds_and_rosters():
+    fleet, other = SmallFleet(make_task(4)), SmallFleet(make_task(4, attempt=1))
+    zero = {device: np.zeros(fleet.length, dtype=np.int64) for device in range(4)}
+    for one in (fleet, other):
+        one.collect(one.share(one.advertise()), zero)
+    assert not set(fleet.received[-4:]) & set(other.received[-4:])
+
+
+# ----- the roster -----
+
+
+@pytest.fixture
+def advertised():
+    fleet = SmallFleet(make_task(6))
+    return fleet, fleet.advertise()
+
+
+def refuse_roster(fleet, entries, match, *, enrolled=None, minimum_roster=0):
+    request = ShareRequest(task_digest=fleet.task.digest(), roster=tuple(entries))
+    with pytest.raises(ProtocolError, match=match):
+        secure_sum.share(
+            fleet.states[0], request, fleet=enrolled or fleet.fleet, minimum_roster=minimum_roster
+        )
+
+
+def test_unsigned_or_changed_entry_is_refused(advertised):
+    fleet, request = advertised
+    entries = list(request.roster)
+    entries[2] = entries[2].model_copy(update={"signature": bytes(64)})
+    refuse_roster(fleet, entries, "signature is wrong")
+    entries[2] = request.roster[2].model_copy(update={"masking_public": entries[3].sharing_public})
+    refuse_roster(fleet, entries, "signature is wrong")
+
+
+def test_duplicate_or_unordered_entry_is_refused(advertised):
+    fleet, request = advertised
+    entries = list(request.roster)
+    refuse_roster(fleet, [entries[0], entries[0], *entries[1:5]], "ascending order")
+    refuse_roster(fleet, [entries[1], entries[0], *entries[2:]], "ascending order")
+
+
+def test_outsider_is_refused(advertised):
+    fleet, request = advertised
+    refuse_roster(fleet, request.roster, "not enrolled", enrolled=fleet.fleet[:-1])
+
+
+def test_invented_peer_is_refused(advertised):
+    fleet, request = advertised
+    _, invented = secure_sum.advertise(fleet.task, SigningKey.generate())
+    entries = sorted([*request.roster[:5], invented], key=lambda entry: entry.identity)
+    refuse_roster(fleet, entries, "not enrolled")
+
+
+def test_roster_for_another_task_is_refused(advertised):
+    fleet, request = advertised
+    key, other = fleet.keys[3], make_task(6, clip_norm=2.0)
+    _, entry = secure_sum.advertise(other, key)
+    entries = [*request.roster[:3], entry, *request.roster[4:]]
+    refuse_roster(fleet, entries, "another task")
+    # Relabelled for this task, the old signature does not fit.
+    entries[3] = entry.model_copy(update={"task_digest": fleet.task.digest()})
+    refuse_roster(fleet, entries, "signature is wrong")
+
+
+def test_too_small_roster_is_refused(advertised):
+    fleet, request = advertised
+    refuse_roster(fleet, request.roster[:5], "asks for 6", minimum_roster=6)
+    refuse_roster(fleet, request.roster[:1], "asks for 2")
+
+
+def test_roster_larger_than_planned_is_refused(advertised):
+    fleet, request = advertised
+    state = dataclasses.replace(fleet.states[0], task=make_task(5))
+    with pytest.raises(ProtocolError, match=r"another task|planned for 5"):
+        secure_sum.share(state, request, fleet=None)
+
+
+def test_roster_without_this_device_or_with_foreign_keys_is_refused(advertised):
+    fleet, request = advertised
+    refuse_roster(fleet, request.roster[1:], "not accepted a roster|not in")
+    _, twin = secure_sum.advertise(fleet.task, fleet.keys[0])
+    refuse_roster(fleet, [twin, *request.roster[1:]], "other keys for this device")
+
+
+def test_two_devices_with_one_key_are_refused(advertised):
+    fleet, request = advertised
+    copied, thief = request.roster[1], fleet.keys[2]
+    transcript = advertisement_transcript(
+        fleet.task.digest(), thief.public_bytes, copied.masking_public, copied.sharing_public
+    )
+    stolen = copied.model_copy(update={"identity": thief.public_bytes, "signature": thief.sign(transcript)})
+    refuse_roster(fleet, [*request.roster[:2], stolen, *request.roster[3:]], "same key")
+
+
+def test_server_leaves_out_bad_advertisements():
+    task = make_task(4)
+    key = SigningKey.generate()
+    _, reply = secure_sum.advertise(task, key)
+    with pytest.raises(ProtocolError, match="signature"):
+        ServerRound(task).add_advertisement(reply.model_copy(update={"signature": bytes(64)}))
+    with pytest.raises(ProtocolError, match="not enrolled"):
+        ServerRound(task, fleet=[]).add_advertisement(reply)
+    server = ServerRound(task)
+    server.add_advertisement(reply)
+    server.add_advertisement(reply)  # a repeat changes nothing
+    with pytest.raises(ProtocolError, match="two different sets"):
+        server.add_advertisement(secure_sum.advertise(task, key)[1])
+    with pytest.raises(ProtocolError, match="2 are needed"):
+        server.close_advertise()
+
+
+# ----- order and consistency -----
+
+
+@pytest.fixture
+def masked():
+    fleet = SmallFleet(make_task(9))
+    requests = fleet.share(fleet.advertise())
+    vectors = random_vectors(fleet, np.random.default_rng(3))
+    return fleet, requests, vectors, fleet.collect(requests, vectors, gone=[8])
+
+
+def test_steps_out_of_order_are_refused(masked):
+    fleet, requests, vectors, request = masked
+    with pytest.raises(ProtocolError, match="stands at masked"):
+        secure_sum.mask(fleet.states[0], requests[0], vectors[0])
+    fresh, _ = secure_sum.advertise(fleet.task, fleet.keys[0])
+    with pytest.raises(ProtocolError, match="stands at advertised"):
+        secure_sum.mask(fresh, requests[0], vectors[0])
+    with pytest.raises(ProtocolError, match="stands at advertised"):
+        secure_sum.unmask(fresh, request)
+    with pytest.raises(ProtocolError, match="another task"):
+        secure_sum.unmask(fleet.states[0], request.model_copy(update={"task_digest": "c" * 64}))
+
+
+def test_never_both_kinds_of_share_for_one_device(masked):
+    fleet, _, _, request = masked
+    state, reply = secure_sum.unmask(fleet.states[0], request)
+    assert set(reply.seed_shares) == set(range(1, 8)) and set(reply.key_shares) == {8}
+    assert not set(reply.seed_shares) & set(reply.key_shares)
+    # The same list again: the same answer. Another list, ever: refused.
+    assert secure_sum.unmask(state, request)[1] == reply
+    switched = request.model_copy(update={"survivors": (0, 1, 2, 3, 4, 5, 6), "dropped": (7, 8)})
+    with pytest.raises(ProtocolError, match="only one"):
+        secure_sum.unmask(state, switched)
+    restored = secure_sum.DeviceRound.from_bytes(state.to_bytes())
+    with pytest.raises(ProtocolError, match="only one"):
+        secure_sum.unmask(restored, switched)
+
+
+@pytest.mark.parametrize(
+    ("survivors", "dropped", "match"),
+    [
+        ((0, 1, 2, 3, 4, 5, 6, 7), (7, 8), "names a device twice"),
+        ((0, 1, 2, 3, 4, 5, 6, 7, 7), (8,), "names a device twice"),
+        ((1, 2, 3, 4, 5, 6, 7), (0, 8), "leaves this device out"),
+        ((0, 1, 2, 3, 4, 5, 6, 7), (), "leaves out a neighbour"),
+        ((0, 1, 2, 3, 4, 5, 6, 7), (8, 9), "outside the roster"),
+        ((0, 1), (2, 3, 4, 5, 6, 7, 8), "too few of this device's neighbours"),
+    ],
+)
+def test_inconsistent_survivors_are_refused(masked, survivors, dropped, match):
+    fleet, _, _, request = masked
+    with pytest.raises(ProtocolError, match=match):
+        secure_sum.unmask(
+            fleet.states[0],
+            UnmaskRequest(task_digest=request.task_digest, survivors=survivors, dropped=dropped),
+        )
+
+
+def test_survivor_whose_shares_never_arrived_is_refused():
+    """A server that hid devices at collect cannot count them as survivors to meet the noise's minimum."""
+    fleet = SmallFleet(make_task(9))
+    requests = fleet.share(fleet.advertise(), gone=[8])
+    request = fleet.collect(requests, random_vectors(fleet, np.random.default_rng(3)))
+    with pytest.raises(ProtocolError, match="never arrived"):
+        secure_sum.unmask(fleet.states[0], request.model_copy(update={"survivors": tuple(range(9))}))
+
+
+def test_boxes_that_do_not_open_are_refused():
+    fleet = SmallFleet(make_task(6))
+    requests = fleet.share(fleet.advertise())
+    boxes = requests[0].boxes
+    for changed, match in [
+        ({**boxes, 1: boxes[1][:-1] + bytes([boxes[1][-1] ^ 1])}, "does not open"),
+        ({**boxes, 1: boxes[2]}, "does not open"),
+        ({**boxes, 0: boxes[2]}, "not a neighbour"),
+        ({1: boxes[1]}, "neighbours are left"),
+    ]:
+        request = CollectRequest(task_digest=fleet.task.digest(), boxes=changed)
+        with pytest.raises(ProtocolError, match=match):
+            secure_sum.check_collect(fleet.states[0], request)
+
+
+def test_too_few_boxes_for_the_noise_are_refused_before_training():
+    fleet = SmallFleet(make_task(9, minimum_survivors=7))
+    requests = fleet.share(fleet.advertise())
+    boxes = {peer: box for peer, box in requests[0].boxes.items() if peer < 6}
+    with pytest.raises(ProtocolError, match="too few for the noise"):
+        secure_sum.check_collect(
+            fleet.states[0], CollectRequest(task_digest=fleet.task.digest(), boxes=boxes)
+        )
+
+
+def test_wrong_shares_are_noticed_not_summed(masked):
+    fleet, _, _, request = masked
+    for device in range(8):
+        _, reply = secure_sum.unmask(fleet.states[device], request)
+        if device == 0:
+            wrong = {**reply.seed_shares, 1: bytes(33)}
+            reply = UnmaskReply(task_digest=reply.task_digest, seed_shares=wrong, key_shares=reply.key_shares)
+        fleet.server.add_unmask(fleet.fleet[device], reply)
+    with pytest.raises(ProtocolError, match=r"wrong shares|do not belong"):
+        fleet.server.recover_sum()
+
+
+def test_server_refuses_replies_of_the_wrong_kind(masked):
+    fleet, _, _, request = masked
+    _, reply = secure_sum.unmask(fleet.states[0], request)
+    for seeds, keys in [
+        ({}, reply.key_shares),
+        (reply.seed_shares, {}),
+        ({**reply.seed_shares, 8: bytes(33)}, reply.key_shares),
+    ]:
+        bad = UnmaskReply(task_digest=reply.task_digest, seed_shares=seeds, key_shares=keys)
+        with pytest.raises(ProtocolError, match=r"other (seed|key) shares"):
+            fleet.server.add_unmask(fleet.fleet[0], bad)
+    with pytest.raises(ProtocolError, match="not among the survivors"):
+        fleet.server.add_unmask(fleet.fleet[8], reply)
+    with pytest.raises(ProtocolError, match="not in the roster"):
+        fleet.server.add_unmask(bytes(32), reply)
+
+
+def test_a_crashed_server_replays_stored_replies_to_the_same_sum():
+    fleet = SmallFleet(make_task(7))
+    vectors = random_vectors(fleet, np.random.default_rng(2))
+    total, _ = run_round(fleet, vectors, ((), (1,), (2,), (3,)))
+    stored = iter(fleet.received)
+    adverts = [AdvertiseReply.from_bytes(next(stored)) for _ in range(7)]
+    shares = {device: ShareReply.from_bytes(next(stored)) for device in (0, 2, 3, 4, 5, 6)}
+    collected = {device: CollectReply.from_bytes(next(stored)) for device in (0, 3, 4, 5, 6)}
+    revealed = {device: UnmaskReply.from_bytes(next(stored)) for device in (0, 4, 5, 6)}
+    again = ServerRound(fleet.task, fleet=fleet.fleet)
+    for advert in reversed(adverts):
+        again.add_advertisement(advert)
+    again.close_advertise()
+    for device in reversed(shares):
+        again.add_shares(fleet.fleet[device], shares[device])
+    again.close_share()
+    for device in reversed(collected):
+        again.add_masked(fleet.fleet[device], collected[device])
+        again.add_masked(fleet.fleet[device], collected[device])  # counted once
+    assert again.close_collect().survivors == (0, 3, 4, 5, 6)
+    for device, reply in revealed.items():
+        again.add_unmask(fleet.fleet[device], reply)
+    np.testing.assert_array_equal(again.recover_sum(), total)
+
+
+def test_share_and_upload_sizes_fit_the_wire_budget():
+    """26 people, 700 values of 16 bits: below 10 kB up per person in all stages together."""
+    fleet = SmallFleet(make_task(26, dimension=697))
+    run_round(fleet, random_vectors(fleet, np.random.default_rng(0)))
+    assert math.fsum(map(len, fleet.received)) / 26 < 6_000
+
+
+def test_damaged_state_is_refused():
+    state, _ = secure_sum.advertise(make_task(4), SigningKey.generate())
+    for data in (b"", state.to_bytes()[:-3], b"\x80"):
+        with pytest.raises(ProtocolError, match=r"damaged|not CBOR|bytes"):
+            secure_sum.DeviceRound.from_bytes(data)
+    assert state.mask_seed.hex() not in repr(state)
