@@ -38,12 +38,8 @@ def artefacts_for(vault: Vault, roles: Mapping[str, str]) -> dict[str, bytes]:
     for role, digest in roles.items():
         data = vault.get_blob(PREFIX + digest)
         if data is None:
-            raise PenchantError(
-                f"this device does not hold the {role!r} artefact {digest[:12]}: run the setup stage"
-            )
+            raise PenchantError(f"this device does not hold the {role!r} artefact {digest[:12]}: run the setup stage")
         if hashlib.sha256(data).hexdigest() != digest:
-            raise PenchantError(
-                f"the {role!r} artefact {digest[:12]} was altered on this device: delete it and set up"
-            )
+            raise PenchantError(f"the {role!r} artefact {digest[:12]} was altered on this device: delete it and set up")
         found[role] = data
     return found

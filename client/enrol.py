@@ -22,9 +22,7 @@ def enrol(device: Device, roster: Iterable[bytes]) -> frozenset[bytes]:
     """
     members = frozenset(roster)
     if any(len(identity) != IDENTITY_BYTES for identity in members):
-        raise PenchantError(
-            "the fleet roster holds something that is not a 32-byte identity key: ask for a new roster"
-        )
+        raise PenchantError("the fleet roster holds something that is not a 32-byte identity key: ask for a new roster")
     if device.identity.public_bytes not in members:
         raise PenchantError(
             "this device is not on the fleet roster: send its identity key to the fleet and enrol again"

@@ -51,9 +51,7 @@ class LedgerEntry:
 @lru_cache(maxsize=256)
 def composed_epsilon(events: tuple[PrivacyEvent, ...], delta: float) -> float:
     """Epsilon at `delta` of all events (cached: a fleet in one process asks the same of every device)."""
-    repeats = Counter(
-        events
-    )  # rounds of one run are mostly alike: one event with a count costs as much as one
+    repeats = Counter(events)  # rounds of one run are mostly alike: one event with a count costs as much as one
     return Accountant(replace(event, count=event.count * n) for event, n in repeats.items()).epsilon(delta)
 
 
@@ -66,9 +64,7 @@ class DeviceLedger:
 
     def entries(self) -> list[LedgerEntry]:
         """Every contribution, oldest first."""
-        columns = (
-            "written, run_id, round, attempt, kind, size_bytes, roster_size, noise_multiplier, delta, event"
-        )
+        columns = "written, run_id, round, attempt, kind, size_bytes, roster_size, noise_multiplier, delta, event"
         rows = self._vault.connection.execute(f"SELECT {columns} FROM ledger ORDER BY entry")
         return [LedgerEntry(*row) for row in rows]
 
@@ -106,9 +102,7 @@ class DeviceLedger:
 
     def _written(self, task: RoundTask) -> bool:
         # By digest: another task under the same (run, round, attempt) must not ride on this one's entry.
-        row = self._vault.connection.execute(
-            "SELECT 1 FROM ledger WHERE task_digest=?", (task.digest(),)
-        ).fetchone()
+        row = self._vault.connection.execute("SELECT 1 FROM ledger WHERE task_digest=?", (task.digest(),)).fetchone()
         return row is not None
 
     def _events(self) -> tuple[PrivacyEvent, ...]:

@@ -57,9 +57,7 @@ class RoundProgress:
         if row is None:
             return None
         if row[0] != hashlib.sha256(request).hexdigest():
-            raise ProtocolError(
-                f"stage {stage} was answered for another request: a device answers each stage once"
-            )
+            raise ProtocolError(f"stage {stage} was answered for another request: a device answers each stage once")
         return bytes(row[1])
 
     def task_and_state(self, task_digest: str) -> tuple[RoundTask, bytes]:
@@ -86,15 +84,11 @@ class RoundProgress:
                 (digest, task.run_id, task.round, task.attempt),
             ).fetchone()
             if known is not None:
-                raise ProtocolError(
-                    "this round and attempt is known already: a new attempt needs a new number"
-                )
+                raise ProtocolError("this round and attempt is known already: a new attempt needs a new number")
             older = "SELECT task_digest FROM federated_rounds WHERE run_id=? OR opened<?"
             where = (task.run_id, abandoned)
             connection.execute(f"DELETE FROM federated_replies WHERE task_digest IN ({older})", where)
-            connection.execute(
-                f"UPDATE federated_rounds SET state=NULL WHERE task_digest IN ({older})", where
-            )
+            connection.execute(f"UPDATE federated_rounds SET state=NULL WHERE task_digest IN ({older})", where)
             connection.execute(
                 "INSERT INTO federated_rounds VALUES (?,?,?,?,?,?,?)",
                 (
@@ -121,9 +115,7 @@ class RoundProgress:
         with self._vault.transaction() as connection:
             if record is not None:
                 record()
-            connection.execute(
-                "UPDATE federated_rounds SET state=? WHERE task_digest=?", (result.state, task_digest)
-            )
+            connection.execute("UPDATE federated_rounds SET state=? WHERE task_digest=?", (result.state, task_digest))
             self._keep(task_digest, stage, request, result)
 
     def _keep(self, task_digest: str, stage: str, request: bytes, result: StageResult) -> None:

@@ -12,7 +12,8 @@ so that the gradient with respect to ``R`` is already per example and clipping n
 per-sample gradients of Opacus, which is the oracle in ``tests/client/test_dp_sgd.py``).
 
 Output layer: the loss needs log Z over the whole vocabulary, but a person's text uses few words of it. With
-``S`` the words that occur in the batch's texts,
+``S`` the words that occur in the batch's texts and the ``EXPECTED_WORDS`` that the base model expects most in
+their places,
 
     log Z  ~  log( sum_{j in S} exp(l_j) + exp(rest) ),   rest = log sum_{j not in S} exp(l_j).
 
@@ -22,9 +23,9 @@ model:
     rest(h)  ~  rest(h_0) + m . (h - h_0),     m = sum_{j not in S} softmax_{not S}(l(h_0))_j w_j ,
 
 where m (b, t, h) and rest(h_0) - m . h_0 (b, t) are computed once, without adapter, and kept. The first term
-alone would leave the words that do not occur out of the gradient; with the second the gradient at the base
-model is exact and the loss is wrong only in second order (too low, as log-sum-exp is convex). Training uses
-it, evaluation never does (llama.cpp scores the full vocabulary).
+alone would leave the words outside S out of the gradient, and training raises the true loss; with the second
+the gradient at the base model is exact and the loss is wrong only in second order (too low, as log-sum-exp is
+convex). Training uses it, evaluation never does (llama.cpp scores the full vocabulary).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _HF_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 IGNORED = -100
+EXPECTED_WORDS = 2000
 
 
 class FramedLinear(nn.Module):
@@ -84,7 +86,7 @@ class Batch:
     """Texts of one training batch, padded on the right.
 
     ``hidden`` (b, t, h) below the adapted layers; ``targets`` (b, t) index into ``words`` or IGNORED;
-    ``words`` (s,) vocabulary ids that occur; the log mass of all others is ``rest`` (b, t) + ``rest_slope``
+    ``words`` (s,) vocabulary ids, the set S; the log mass of all others is ``rest`` (b, t) + ``rest_slope``
     (b, t, h) times the final hidden state. ``member`` (b, s), where given, restricts each example to its own
     words: then no number that belongs to one example depends on another (``client/dp_sgd.py`` needs that).
     """
@@ -226,14 +228,22 @@ class TorchModel:
         for row, (ids, prompt) in enumerate(kept):
             tokens[row, : len(ids)] = torch.tensor(ids)
             targets[row, max(prompt, 1) - 1 : len(ids) - 1] = tokens[row, max(prompt, 1) : len(ids)]
-        words, where = torch.unique(targets[targets != IGNORED], return_inverse=True)
-        targets[targets != IGNORED] = where
         for framed in self._maps.values():
             framed.r = None
-        hidden_rows, rest_rows, slope_rows = [], [], []
-        for chunk in torch.split(torch.arange(len(kept)), 8):
+        hidden_rows, top_rows, expected = [], [], torch.zeros(len(self.output_weight))
+        chunks = torch.split(torch.arange(len(kept)), 8)
+        for chunk in chunks:
             hidden = self.lower_hidden(tokens[chunk])
             top = self.top_hidden(hidden)
+            logits = (top[targets[chunk] != IGNORED] @ self.output_weight.T).float()  # (n, vocabulary)
+            expected += torch.softmax(logits, -1).sum(0)
+            hidden_rows.append(hidden)
+            top_rows.append(top)
+        likely = expected.topk(min(EXPECTED_WORDS, len(expected))).indices
+        words = torch.unique(torch.cat([targets[targets != IGNORED], likely]))
+        targets[targets != IGNORED] = torch.searchsorted(words, targets[targets != IGNORED])
+        rest_rows, slope_rows = [], []
+        for chunk, top in zip(chunks, top_rows, strict=True):
             rest = torch.zeros(targets[chunk].shape)
             used = targets[chunk] != IGNORED
             logits = (top[used] @ self.output_weight.T).float()  # (n, vocabulary)
@@ -244,7 +254,6 @@ class TorchModel:
             slope = torch.zeros_like(top)
             slope[used] = share.to(self.dtype) @ self.output_weight
             rest[used] = log_mass - (slope[used].float() * top[used].float()).sum(-1)
-            hidden_rows.append(hidden)
             rest_rows.append(rest)
             slope_rows.append(slope)
         return Batch(torch.cat(hidden_rows), targets, words, torch.cat(rest_rows), torch.cat(slope_rows))

@@ -55,10 +55,7 @@ class TrainingPlan:
         if unknown := sorted(set(settings) - set(known)):
             raise PenchantError(f"this device does not know the training setting {unknown[0]}; update it")
         return TrainingPlan(
-            **{
-                name: (float(value) if name == "learning_rate" else int(value))
-                for name, value in known.items()
-            }  # type: ignore[arg-type]
+            **{name: (float(value) if name == "learning_rate" else int(value)) for name, value in known.items()}  # type: ignore[arg-type]
         )
 
     def settings(self) -> dict[str, float | int | str]:
@@ -113,9 +110,9 @@ class DeviceWork:
         frame = Frame.from_bytes(artefacts["frame"])
         if frame.base_sha256 != task.base_sha256 or frame.dimension != task.dimension:
             raise PenchantError("the round's frame was made for another model; this device takes no part")
-        shared = Coordinates.from_bytes(
-            artefacts["shared"], frame_sha256=frame.digest, dimension=frame.dimension
-        ).rows[0]
+        shared = Coordinates.from_bytes(artefacts["shared"], frame_sha256=frame.digest, dimension=frame.dimension).rows[
+            0
+        ]
         with _training_lock:
             trainer = open_trainer(plan.top_layers)
             if trainer.model.sha256 != task.base_sha256:

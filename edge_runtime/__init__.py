@@ -1,1 +1,1 @@
-"""Everything that runs on one person's device: model, adapters, memory, answers and keys. It opens no network connection."""
+"""Everything that runs on one person's device: model, adapters, memory, answers, keys. It opens no network."""

@@ -93,17 +93,13 @@ def write_adapter(
     adapter.
     """
     if not factors or not (math.isfinite(alpha) and alpha >= 0) or heads < 1 or kv_heads < 1:
-        raise PenchantError(
-            "an adapter needs at least one module, alpha >= 0 and the base model's numbers of heads"
-        )
+        raise PenchantError("an adapter needs at least one module, alpha >= 0 and the base model's numbers of heads")
     arrays: list[tuple[str, NDArray[np.float32]]] = []
     for module in sorted(factors):
         left, right = _checked(module, *factors[module])
         head_count = _heads_of(module, architecture, heads, kv_heads)
         arrays.append((f"{module}.weight.lora_a", left))
-        arrays.append(
-            (f"{module}.weight.lora_b", _interleave_rows(right, head_count) if head_count else right)
-        )
+        arrays.append((f"{module}.weight.lora_b", _interleave_rows(right, head_count) if head_count else right))
     pairs: list[tuple[str, Scalar]] = [
         ("general.architecture", architecture),
         ("general.type", "adapter"),
@@ -145,9 +141,7 @@ def read_adapter(data: bytes) -> AdapterFile:
     arrays: dict[str, NDArray[np.float32]] = {}
     for entry in header.tensors:
         if entry.kind != GGMLQuantizationType.F32:
-            raise PenchantError(
-                f"{_WHAT} holds weights that are not float32: it was not written by this program"
-            )
+            raise PenchantError(f"{_WHAT} holds weights that are not float32: it was not written by this program")
         raw = data[entry.offset : entry.offset + entry.byte_count]
         arrays[entry.name] = np.frombuffer(raw, dtype="<f4").reshape(entry.shape).astype(np.float32)
     modules = {name.rsplit(".weight.", 1)[0] for name in arrays}
@@ -181,9 +175,7 @@ def mix_adapters(parts: Sequence[tuple[Factors, float]]) -> Factors:
         if len({(left.shape[1], right.shape[0]) for left, right, _ in present}) != 1:
             raise PenchantError(f"adapters of different models cannot be mixed: {module} differs in shape")
         left = np.concatenate([left for left, _, _ in present], axis=0).astype(np.float32)
-        right = np.concatenate([np.float32(weight) * right for _, right, weight in present], axis=1).astype(
-            np.float32
-        )
+        right = np.concatenate([np.float32(weight) * right for _, right, weight in present], axis=1).astype(np.float32)
         mixed[module] = (left, right)
     return mixed
 
@@ -222,21 +214,12 @@ def _checked(
     module: str, left: NDArray[np.float32], right: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     if not _MODULE.fullmatch(module):
-        raise PenchantError(
-            f"an adapter cannot change {module[:40]!r}: name a linear map such as 'blk.26.attn_v'"
-        )
+        raise PenchantError(f"an adapter cannot change {module[:40]!r}: name a linear map such as 'blk.26.attn_v'")
     left, right = np.asarray(left, dtype=np.float32), np.asarray(right, dtype=np.float32)
-    if (
-        left.ndim != 2
-        or right.ndim != 2
-        or left.shape[0] != right.shape[1]
-        or min(*left.shape, *right.shape) < 1
-    ):
+    if left.ndim != 2 or right.ndim != 2 or left.shape[0] != right.shape[1] or min(*left.shape, *right.shape) < 1:
         raise PenchantError(f"the factors of {module} must have the shapes (r, in) and (out, r)")
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise PenchantError(
-            f"the factors of {module} hold a value that is not finite: train the adapter again"
-        )
+        raise PenchantError(f"the factors of {module} hold a value that is not finite: train the adapter again")
     return left, right
 
 
@@ -263,6 +246,4 @@ def _separate_rows(rows: NDArray[np.float32], head_count: int) -> NDArray[np.flo
 
 def _check_heads(rows: NDArray[np.float32], head_count: int) -> None:
     if head_count < 1 or rows.shape[0] % (2 * head_count):
-        raise PenchantError(
-            "an adapter's rows do not divide into its model's heads: check heads and kv_heads"
-        )
+        raise PenchantError("an adapter's rows do not divide into its model's heads: check heads and kv_heads")

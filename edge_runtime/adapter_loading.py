@@ -36,9 +36,7 @@ class Adapter:
 def check_digest(data: bytes, sha256: str) -> None:
     """Raises PenchantError unless `sha256` (hex) is the digest of `data`."""
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise PenchantError(
-            "the adapter's bytes do not match its digest: it was altered or damaged, fetch it again"
-        )
+        raise PenchantError("the adapter's bytes do not match its digest: it was altered or damaged, fetch it again")
 
 
 def load(model_handle: Any, data: bytes, sha256: str, model: ModelFile) -> Adapter:
@@ -54,9 +52,7 @@ def load(model_handle: Any, data: bytes, sha256: str, model: ModelFile) -> Adapt
     llama_bindings.last_error()
     pointer = _init_from_bytes(model_handle, data)
     if not pointer:
-        raise PenchantError(
-            f"llama.cpp refused the adapter{llama_bindings.last_error()}: it does not fit {model.name}"
-        )
+        raise PenchantError(f"llama.cpp refused the adapter{llama_bindings.last_error()}: it does not fit {model.name}")
     return Adapter(sha256, metadata, pointer)
 
 
@@ -68,9 +64,7 @@ def _init_from_bytes(model_handle: Any, data: bytes) -> Any:
     try:
         stream = libc.fmemopen(buffer, len(data), b"rb")
         if not stream:
-            raise PenchantError(
-                "the system could not open the adapter in memory: free some memory and try again"
-            )
+            raise PenchantError("the system could not open the adapter in memory: free some memory and try again")
         try:
             return llama.llama_adapter_lora_init_from_file_ptr(model_handle, ctypes.c_void_p(stream))
         finally:

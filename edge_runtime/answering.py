@@ -126,9 +126,7 @@ def stream_answer(
     Earlier turns are dropped, oldest first, until prompt and answer fit the engine's context.
     """
     conversation = conversation or Conversation()
-    sources = (
-        tuple(memory.recall(conversation.search_text(question), k=k, as_of=as_of)) if memory and k else ()
-    )
+    sources = tuple(memory.recall(conversation.search_text(question), k=k, as_of=as_of)) if memory and k else ()
     earlier = list(conversation.turns)
     room = engine.context_tokens - max_tokens
     while True:

@@ -49,9 +49,7 @@ def render_chat(
             eos_token=end_token,
         )
     except TemplateError as error:
-        raise PenchantError(
-            f"the model's chat template does not accept this conversation: {error}"
-        ) from error
+        raise PenchantError(f"the model's chat template does not accept this conversation: {error}") from error
 
 
 @functools.lru_cache(maxsize=8)

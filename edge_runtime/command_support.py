@@ -91,9 +91,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = ""
-) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> None:
     """A table whose cells are shown as they are (no markup is read from them)."""
     from rich.text import Text
 
@@ -118,6 +116,4 @@ def recalled_json(recalled: Recalled) -> dict[str, Any]:
 def source_line(recalled: Recalled) -> str:
     """One line that names a source under an answer."""
     text = " ".join(recalled.item.text.split())
-    return printable(
-        f"[{recalled.item.id}] {recalled.item.said_at}  {text if len(text) <= 90 else text[:87] + '...'}"
-    )
+    return printable(f"[{recalled.item.id}] {recalled.item.said_at}  {text if len(text) <= 90 else text[:87] + '...'}")

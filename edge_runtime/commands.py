@@ -1,4 +1,5 @@
-"""The commands of one person's device: `penchant remember, recall, forget, ask, chat, ledger, model`."""
+"""The commands of one person's device: `penchant remember, recall, forget, ask, draft, chat, adapters,
+ledger, model`."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_runtime.adapters import AdapterLog
 from edge_runtime.command_support import (
     AsJson,
     Home,
@@ -21,7 +23,7 @@ from edge_runtime.command_support import (
     print_table,
     recalled_json,
 )
-from edge_runtime.model_commands import ask, chat, model_info, model_list
+from edge_runtime.model_commands import ask, chat, draft, model_info, model_list
 from edge_runtime.statements import Receipt, Statement, iso_date
 from edge_runtime.vault import Vault
 from protocol.errors import PenchantError
@@ -45,18 +47,12 @@ model_app = typer.Typer(no_args_is_help=True, help="Models that can serve on thi
 app.add_typer(model_app, name="model")
 
 
-@app.command(
-    epilog='Examples: penchant remember "My dog is called Bruno"   |   penchant remember --file notes.txt'
-)
+@app.command(epilog='Examples: penchant remember "My dog is called Bruno"   |   penchant remember --file notes.txt')
 @one_line_errors
 def remember(
     text: Annotated[str | None, typer.Argument(help="What to remember.")] = None,
-    file: Annotated[
-        str | None, typer.Option(help="Remember every line of this file (- for standard input).")
-    ] = None,
-    date: Annotated[
-        str | None, typer.Option(help="The day it was said, YYYY-MM-DD.", show_default="today")
-    ] = None,
+    file: Annotated[str | None, typer.Option(help="Remember every line of this file (- for standard input).")] = None,
+    date: Annotated[str | None, typer.Option(help="The day it was said, YYYY-MM-DD.", show_default="today")] = None,
     cue: Annotated[str, typer.Option(help="What it answered, if anything.")] = "",
     home: Home = None,
     as_json: AsJson = False,
@@ -75,9 +71,7 @@ def remember(
         typer.echo(f"Remembered {len({item.id for item in items})} statements.")
 
 
-@app.command(
-    epilog='Examples: penchant recall "my dog"   |   penchant recall   |   penchant recall --as-of 2025-06-01'
-)
+@app.command(epilog='Examples: penchant recall "my dog"   |   penchant recall   |   penchant recall --as-of 2025-06-01')
 @one_line_errors
 def recall(
     query: Annotated[str | None, typer.Argument(help="What to look for; everything if left out.")] = None,
@@ -165,6 +159,40 @@ def ledger(home: Home = None, as_json: AsJson = False) -> None:
         )
 
 
+@app.command(epilog="Examples: penchant adapters   |   penchant adapters --use 2   |   penchant adapters --off")
+@one_line_errors
+def adapters(
+    use: Annotated[int | None, typer.Option(help="Make this version live again (roll back).")] = None,
+    off: Annotated[bool, typer.Option("--off", help="Answer without any adapter.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """The versions of this device's own adapter, and which one is live."""
+    if use is not None and off:
+        raise PenchantError("Say either --use ID or --off.")
+    with opened_device(home, create=False) as device:
+        log = AdapterLog(device.vault)
+        if use is not None or off:
+            log.use(use)
+        versions = log.versions()
+    if as_json:
+        print_json({"adapters": [asdict(version) for version in versions]})
+    elif not versions:
+        typer.echo("This device has no adapter yet.")
+    else:
+        rows = [
+            (
+                version.id,
+                version.installed_at,
+                version.note,
+                "live" if version.live and version.held else "kept" if version.held else "forgotten",
+                version.sha256[:12],
+            )
+            for version in versions
+        ]
+        print_table("Adapters", ("id", "installed", "what", "state", "sha256"), rows)
+
+
 def _lines_of(file: str) -> list[str]:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).expanduser().read_text("utf-8")
@@ -182,11 +210,7 @@ def _how_found(row: dict[str, Any]) -> str:
 
 def _receipt_line(receipt: Receipt) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in receipt.removed.items())
-    swept = (
-        ""
-        if receipt.log_emptied
-        else " Another program was reading: its encrypted log is emptied when it closes."
-    )
+    swept = "" if receipt.log_emptied else " Another program was reading: its encrypted log is emptied when it closes."
     return f"Forgot {receipt.what} at {receipt.forgotten_at}: removed {counts}.{swept}"
 
 
@@ -195,9 +219,7 @@ def _ledger_entries(vault: Vault) -> list[dict[str, Any]]:
     round."""
     if not vault.has_table("ledger"):
         return []
-    cursor = vault.connection.execute(
-        f"SELECT {', '.join(_LEDGER_COLUMNS)}, delta, event FROM ledger ORDER BY entry"
-    )
+    cursor = vault.connection.execute(f"SELECT {', '.join(_LEDGER_COLUMNS)}, delta, event FROM ledger ORDER BY entry")
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -210,10 +232,9 @@ def _composed_epsilon(events: list[str], delta: float) -> float:
 
 for _command, _epilog in (
     (ask, 'Examples: penchant ask "What is my dog called?"   |   penchant ask "Name three teas" -k 0'),
+    (draft, "Example: penchant draft 'Tell Ines that the kiln shelf broke'"),
     (chat, "Examples: penchant chat   |   in it: remember that I am allergic to walnuts, /new, /quit"),
 ):
     app.command(epilog=_epilog)(_command)
 model_app.command("list", epilog="Example: penchant model list")(model_list)
-model_app.command("info", epilog="Examples: penchant model info   |   penchant model info ./other.gguf")(
-    model_info
-)
+model_app.command("info", epilog="Examples: penchant model info   |   penchant model info ./other.gguf")(model_info)

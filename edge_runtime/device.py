@@ -58,9 +58,7 @@ class DeviceSettings:
 class Device:
     """An open device. `vault` is its file, `memory` what it remembers, `identity` its Ed25519 signing key."""
 
-    def __init__(
-        self, home: Path, vault: Vault, identity: SigningKey, embedder: TextEmbedder | None = None
-    ) -> None:
+    def __init__(self, home: Path, vault: Vault, identity: SigningKey, embedder: TextEmbedder | None = None) -> None:
         self.home, self.vault, self.identity = home, vault, identity
         self._embedder = embedder or SharedEmbedder()
 
@@ -83,9 +81,7 @@ class Device:
         if create and not key_exists(home):
             vault_file = home / VAULT_FILE
             if vault_file.exists() and vault_file.stat().st_size:
-                raise PenchantError(
-                    f"{home} holds a memory but not its key.json; restore key.json from a backup."
-                )
+                raise PenchantError(f"{home} holds a memory but not its key.json; restore key.json from a backup.")
             try:
                 create_key(home, method=key_method, passphrase=passphrase)
             except PenchantError:

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from edge_runtime.chat_template import ChatMessage
+from edge_runtime.sampling import Sampling
 from edge_runtime.statements import Recalled
 
 DEFAULT_CUE: Final = "Write a short message."
+# Without a penalty a model this small repeats its own sentence.
+DRAFT_SAMPLING: Final = Sampling(temperature=0.0, repeat_penalty=1.1)
 _SYSTEM = "You write messages for the user, in the user's own voice."
 
 

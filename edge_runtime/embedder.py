@@ -28,8 +28,7 @@ _BATCH_TEXTS = 32
 
 
 class Embedder:
-    """The loaded embedder. Open with `Embedder.open`; usable as a context manager, by one thread at a time.
-    """
+    """The loaded embedder. Open with `Embedder.open`; usable as a context manager, by one thread at a time."""
 
     def __init__(self, model: ModelFile, handle: Any, context: Any) -> None:
         self.model = model
@@ -55,9 +54,7 @@ class Embedder:
         context = llama.llama_init_from_model(handle, parameters)
         if not context:
             llama.llama_model_free(handle)
-            raise PenchantError(
-                f"llama.cpp cannot make a context for the embedder{llama_bindings.last_error()}"
-            )
+            raise PenchantError(f"llama.cpp cannot make a context for the embedder{llama_bindings.last_error()}")
         return cls(model, handle, context)
 
     def close(self) -> None:
@@ -70,9 +67,7 @@ class Embedder:
     def __enter__(self) -> Embedder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -69,9 +69,7 @@ def find_embedder() -> ModelFile:
     if not path.exists() or sha256_of(path) != EMBEDDER_SHA256:
         data = convert_embedder(_package_folder())
         if hashlib.sha256(data).hexdigest() != EMBEDDER_SHA256:
-            raise PenchantError(
-                "the embedder came out different from its pinned digest: reinstall numpy and penchant"
-            )
+            raise PenchantError("the embedder came out different from its pinned digest: reinstall numpy and penchant")
         write_atomically(path, data)
     return ModelFile(EMBEDDER_NAME, path, EMBEDDER_SHA256, "f16", "bert")
 
@@ -84,13 +82,9 @@ def convert_embedder(folder: Path) -> bytes:
     if sha256_of(weights) != SOURCE_SHA256 or sha256_of(vocabulary) != VOCABULARY_SHA256:
         raise PenchantError(f"the embedder's files are damaged: reinstall the package {_PACKAGE!r}")
     words = vocabulary.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    tensors = [
-        (name, _stored(name, array)) for name, array in sorted(_named_tensors(weights.read_bytes()).items())
-    ]
+    tensors = [(name, _stored(name, array)) for name, array in sorted(_named_tensors(weights.read_bytes()).items())]
     pairs = _metadata(words)
-    head, _ = encode_header(
-        b"".join(pairs), len(pairs), [(name, array.shape, _kind(array)) for name, array in tensors]
-    )
+    head, _ = encode_header(b"".join(pairs), len(pairs), [(name, array.shape, _kind(array)) for name, array in tensors])
     body = bytearray(head)
     for _, array in tensors:
         raw = array.tobytes()

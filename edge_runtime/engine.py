@@ -81,9 +81,7 @@ class Engine:
         if not context:
             llama.llama_model_free(handle)
             reason = llama_bindings.last_error()
-            raise PenchantError(
-                f"llama.cpp cannot make a context for {model.name}{reason}: try a smaller context"
-            )
+            raise PenchantError(f"llama.cpp cannot make a context for {model.name}{reason}: try a smaller context")
         return cls(model, handle, context)
 
     def close(self) -> None:
@@ -99,9 +97,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     # ---- text and tokens
@@ -178,18 +174,14 @@ class Engine:
                 if produced == max_tokens or len(self._cache.tokens) >= self.context_tokens:
                     return
                 if self._cache.epoch != epoch:
-                    raise PenchantError(
-                        "the engine was used for something else before this answer ended: ask again"
-                    )
+                    raise PenchantError("the engine was used for something else before this answer ended: ask again")
                 self._cache.extend([token])
         finally:
             llama.llama_sampler_free(sampler)
 
     # ---- scoring
 
-    def score(
-        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
-    ) -> list[NDArray[np.float64]]:
+    def score(self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
         """Natural-log probability of every token of every continuation, each after `prefix`, under the
         adapters in use.
 
@@ -199,9 +191,7 @@ class Engine:
         """
         self._vocabulary.check(prefix)
         if not prefix:
-            raise PenchantError(
-                "scoring needs a prefix of at least one token: begin with the model's first token"
-            )
+            raise PenchantError("scoring needs a prefix of at least one token: begin with the model's first token")
         room = self.context_tokens - len(prefix)
         for tokens in continuations:
             self._vocabulary.check(tokens)
@@ -241,9 +231,7 @@ class Engine:
         """
         self._vocabulary.check(tokens)
         if not tokens or len(tokens) > self.context_tokens:
-            raise PenchantError(
-                f"a text must have 1 to {self.context_tokens} tokens to have a hidden state here"
-            )
+            raise PenchantError(f"a text must have 1 to {self.context_tokens} tokens to have a hidden state here")
         self._forget_cache()
         context = self._open_context()
         self._cache.extend(tokens[:-2], steady=True)
@@ -292,9 +280,7 @@ class Engine:
             raise PenchantError("an adapter is given twice: add its scales")
         if wanted == self._active:
             return
-        pointers = (llama.llama_adapter_lora_p_ctypes * len(wanted))(
-            *(adapter.pointer for adapter, _ in wanted)
-        )
+        pointers = (llama.llama_adapter_lora_p_ctypes * len(wanted))(*(adapter.pointer for adapter, _ in wanted))
         scales = (ctypes.c_float * len(wanted))(*(scale for _, scale in wanted))
         code = llama.llama_set_adapters_lora(context, pointers, len(wanted), scales)
         self._forget_cache()

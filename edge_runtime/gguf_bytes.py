@@ -83,9 +83,7 @@ class _Cursor:
         self.data, self.what, self.position, self.length = data, what, 0, len(data)
 
     def fail(self, reason: str) -> PenchantError:
-        return PenchantError(
-            f"{self.what} is not a usable GGUF file ({reason}): get it again from where it came from"
-        )
+        return PenchantError(f"{self.what} is not a usable GGUF file ({reason}): get it again from where it came from")
 
     def take(self, count: int) -> int:
         start = self.position
@@ -205,8 +203,7 @@ def tensor_bytes(shape: Sequence[int], kind: GGMLQuantizationType) -> int:
 
 
 def encode_pair(key: str, value: Scalar) -> bytes:
-    """One metadata pair: str as string, bool as bool, int as u32 (must be 0 <= value < 2^32), float as f64.
-    """
+    """One metadata pair: str as string, bool as bool, int as u32 (must be 0 <= value < 2^32), float as f64."""
     if isinstance(value, str):
         return _encode_text(key) + struct.pack("<I", _STRING) + _encode_text(value)
     if isinstance(value, bool):
@@ -245,8 +242,7 @@ def encode_header(
     for name, shape, kind in tensors:
         reverse = shape[::-1]
         infos.append(
-            _encode_text(name)
-            + struct.pack(f"<I{len(reverse)}QIQ", len(reverse), *reverse, int(kind), position)
+            _encode_text(name) + struct.pack(f"<I{len(reverse)}QIQ", len(reverse), *reverse, int(kind), position)
         )
         offsets.append(position)
         position += pad_length(tensor_bytes(shape, kind)) + tensor_bytes(shape, kind)

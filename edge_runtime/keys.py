@@ -129,17 +129,13 @@ def _read_description(home: Path) -> Mapping[str, object]:
 
 def _unwrap(description: Mapping[str, object], passphrase: str | None, home: Path) -> bytes:
     if not passphrase:
-        raise PenchantError(
-            f"{home} is protected by a passphrase; give it at the prompt or in PENCHANT_PASSPHRASE."
-        )
+        raise PenchantError(f"{home} is protected by a passphrase; give it at the prompt or in PENCHANT_PASSPHRASE.")
     try:
         salt, wrapped = _decode(str(description["salt"])), _decode(str(description["wrapped"]))
         cost = {name: int(str(description[name])) for name in _SCRYPT}
     except (KeyError, ValueError):
         raise PenchantError(f"{home / _DESCRIPTION} is damaged; restore it from a backup.") from None
-    if any(not 1 <= cost[name] <= limit for name, limit in _SCRYPT_LIMITS.items()) or cost["n"] & (
-        cost["n"] - 1
-    ):
+    if any(not 1 <= cost[name] <= limit for name, limit in _SCRYPT_LIMITS.items()) or cost["n"] & (cost["n"] - 1):
         raise PenchantError(f"{home / _DESCRIPTION} is damaged; restore it from a backup.")
     try:
         key = unseal(_derive(passphrase, salt, cost), wrapped, _associated_data(salt))
@@ -151,9 +147,7 @@ def _unwrap(description: Mapping[str, object], passphrase: str | None, home: Pat
 def _derive(passphrase: str, salt: bytes, cost: Mapping[str, int]) -> bytes:
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-    return Scrypt(salt=salt, length=KEY_BYTES, n=cost["n"], r=cost["r"], p=cost["p"]).derive(
-        passphrase.encode("utf-8")
-    )
+    return Scrypt(salt=salt, length=KEY_BYTES, n=cost["n"], r=cost["r"], p=cost["p"]).derive(passphrase.encode("utf-8"))
 
 
 def _associated_data(salt: bytes) -> bytes:
@@ -249,9 +243,7 @@ def _sync_folder(folder: Path) -> None:
 def _read_private(path: Path) -> str:
     try:
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise PenchantError(
-                f"{path} can be read by others; run `chmod 600 {path}` and treat the key as known."
-            )
+            raise PenchantError(f"{path} can be read by others; run `chmod 600 {path}` and treat the key as known.")
         return path.read_text("ascii")
     except FileNotFoundError:
         raise PenchantError(f"{path} is missing; this memory cannot be opened without it.") from None

@@ -89,9 +89,7 @@ class Memory:
         vault.migrate("memory", _STEPS)
         vault.migrate("preferences", PREFERENCE_STEPS)
 
-    def remember(
-        self, text: str, *, cue: str = "", said_at: str | None = None, source: str = "me"
-    ) -> MemoryItem:
+    def remember(self, text: str, *, cue: str = "", said_at: str | None = None, source: str = "me") -> MemoryItem:
         """Stores one statement and returns it once it is on disk; an equal one that is already there is
         returned unchanged."""
         return self.remember_many([Statement(text, cue, said_at, source)])[0]
@@ -169,9 +167,7 @@ class Memory:
 
     def item(self, item_id: int) -> MemoryItem:
         """The memory with this id; PenchantError if there is none."""
-        row = self._vault.connection.execute(
-            f"SELECT {_COLUMNS} FROM memories WHERE id = ?", (item_id,)
-        ).fetchone()
+        row = self._vault.connection.execute(f"SELECT {_COLUMNS} FROM memories WHERE id = ?", (item_id,)).fetchone()
         if row is None:
             raise PenchantError(f"There is no memory {item_id}; `penchant recall` shows the ids.")
         return MemoryItem(*row)
@@ -184,9 +180,7 @@ class Memory:
         with self._vault.transaction() as connection:
             self.item(item_id)
             removed = {
-                "vectors": connection.execute(
-                    "DELETE FROM memory_vectors WHERE memory_id = ?", (item_id,)
-                ).rowcount,
+                "vectors": connection.execute("DELETE FROM memory_vectors WHERE memory_id = ?", (item_id,)).rowcount,
                 "memories": connection.execute("DELETE FROM memories WHERE id = ?", (item_id,)).rowcount,
                 "learnt": self._drop_learnt(),
             }
@@ -207,9 +201,7 @@ class Memory:
         self._vectors.clear()
         return Receipt("everything", utc_now(), removed, self._vault.sweep_log())
 
-    def add_preference(
-        self, prompt: str, chosen: str, rejected: str, *, said_at: str | None = None
-    ) -> Preference:
+    def add_preference(self, prompt: str, chosen: str, rejected: str, *, said_at: str | None = None) -> Preference:
         """Stores a choice; an equal one that is already there is returned unchanged."""
         return add_preference(self._vault, prompt, chosen, rejected, said_at)
 
@@ -218,9 +210,7 @@ class Memory:
         return list_preferences(self._vault)
 
     def _find(self, digest: bytes) -> MemoryItem | None:
-        row = self._vault.connection.execute(
-            f"SELECT {_COLUMNS} FROM memories WHERE digest = ?", (digest,)
-        ).fetchone()
+        row = self._vault.connection.execute(f"SELECT {_COLUMNS} FROM memories WHERE digest = ?", (digest,)).fetchone()
         return MemoryItem(*row) if row else None
 
     def _matching(self, query: str, last_day: str) -> list[int]:
@@ -251,9 +241,7 @@ class Memory:
         """Ordinal of the day of every relevant (None: every) memory said by `last_day`."""
         chosen = "" if relevant is None else "AND id IN (SELECT value FROM json_each(?))"
         values = (last_day,) if relevant is None else (last_day, json.dumps(sorted(relevant)))
-        rows = self._vault.connection.execute(
-            f"SELECT id, said_at FROM memories WHERE said_at <= ? {chosen}", values
-        )
+        rows = self._vault.connection.execute(f"SELECT id, said_at FROM memories WHERE said_at <= ? {chosen}", values)
         return {item_id: date.fromisoformat(day).toordinal() for item_id, day in rows}
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -262,8 +250,7 @@ class Memory:
         vectors = np.asarray(self._embedder.embed(texts), np.float32)
         if vectors.shape != (len(texts), self._embedder.dimension) or not np.isfinite(vectors).all():
             raise PenchantError(
-                "The embedder returned no usable vectors; check the embedding model with `penchant model "
-                "info`."
+                "The embedder returned no usable vectors; check the embedding model with `penchant model info`."
             )
         return vectors
 

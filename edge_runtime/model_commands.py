@@ -1,4 +1,4 @@
-"""The commands that load a model: `penchant ask`, `chat`, `model list` and `model info`.
+"""The commands that load a model: `penchant ask`, `draft`, `chat`, `model list` and `model info`.
 
 llama.cpp is imported inside them, so that `penchant recall` or `--help` answers at once.
 """
@@ -29,11 +29,10 @@ from edge_runtime.command_support import (
 from protocol.errors import PenchantError
 
 if TYPE_CHECKING:
+    from edge_runtime.device import Device
     from edge_runtime.engine import Engine
 
-ModelName = Annotated[
-    str, typer.Option("--model", help="The bundled model's name, or the path of a GGUF file.")
-]
+ModelName = Annotated[str, typer.Option("--model", help="The bundled model's name, or the path of a GGUF file.")]
 MemoryCount = Annotated[
     int, typer.Option("-k", "--memories", min=0, max=20, help="Memories shown to the model; 0 for none.")
 ]
@@ -65,7 +64,7 @@ def ask(
             else:
                 typer.echo(f"Remembered as {item.id} ({item.said_at}).")
             return
-        with _opened_engine(model, threads) as engine:
+        with _opened_engine(model, threads, device) as engine:
             started = time.monotonic()
             stream = stream_answer(engine, device.memory, question, k=k, max_tokens=max_tokens)
             pieces = []
@@ -101,7 +100,7 @@ def chat(
     """Talk; only "remember that ..." is kept. /quit leaves, Ctrl-C stops an answer."""
     from edge_runtime.chat_loop import run_chat
 
-    with opened_device(home, create=True) as device, _opened_engine(model, threads) as engine:
+    with opened_device(home, create=True) as device, _opened_engine(model, threads, device) as engine:
         run_chat(engine, device.memory, k=k, max_tokens=max_tokens, as_json=as_json)
 
 
@@ -125,16 +124,12 @@ def model_list(as_json: AsJson = False) -> None:
         print_json({"models": found})
     else:
         rows = [(row["name"], row["quantisation"], row["state"], row["sha256"][:12]) for row in found]
-        print_table(
-            "Models", ("name", "form", "state", "sha256"), rows, caption="Any GGUF file works by its path."
-        )
+        print_table("Models", ("name", "form", "state", "sha256"), rows, caption="Any GGUF file works by its path.")
 
 
 @one_line_errors
 def model_info(
-    name: Annotated[
-        str, typer.Argument(help="The bundled model's name, or the path of a GGUF file.")
-    ] = "smollm2-135m",
+    name: Annotated[str, typer.Argument(help="The bundled model's name, or the path of a GGUF file.")] = "smollm2-135m",
     as_json: AsJson = False,
 ) -> None:
     """Check a model and describe it; its SHA-256 is what adapters name as their base."""
@@ -152,12 +147,48 @@ def model_info(
         print_table("Model", ("field", "value"), list(described.items()))
 
 
+@one_line_errors
+def draft(
+    request: Annotated[str, typer.Argument(help="What to write, e.g. 'Tell Ines about the kiln'.")],
+    k: MemoryCount = 2,
+    model: ModelName = "smollm2-135m",
+    max_tokens: MaxTokens = 120,
+    threads: Threads = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a message in your own voice, from what you wrote before."""
+    from edge_runtime.drafting import DRAFT_SAMPLING, build_draft
+
+    if not request.strip():
+        raise PenchantError("The request is empty.")
+    with (
+        opened_device(home, create=True) as device,
+        _opened_engine(model, threads, device) as engine,
+    ):
+        sources = device.memory.recall(request, k=k) if k else []
+        prompt = engine.tokenise(engine.chat_prompt(build_draft(request, sources)))
+        text = "".join(engine.generate(prompt, max_tokens=max_tokens, sampling=DRAFT_SAMPLING)).strip()
+    if as_json:
+        print_json({"request": request, "draft": text, "sources": [recalled_json(one) for one in sources]})
+        return
+    typer.echo(printable(text))
+    for source in sources:
+        typer.secho(f"  after {source_line(source)}", dim=True)
+
+
 @contextmanager
-def _opened_engine(model: str, threads: int | None) -> Iterator[Engine]:
+def _opened_engine(model: str, threads: int | None, device: Device) -> Iterator[Engine]:
+    """The model with the device's live adapter, if it has one."""
+    from edge_runtime.adapters import AdapterLog
     from edge_runtime.engine import Engine
     from edge_runtime.models import find_model
 
     with Console(stderr=True).status("Loading the model"):
         engine = Engine.open(find_model(model), threads=threads)
     with engine:
+        live = AdapterLog(device.vault).live()
+        if live:
+            version, data = live
+            engine.use_adapters([(engine.load_adapter(data, sha256=version.sha256), 1.0)])
         yield engine

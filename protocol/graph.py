@@ -163,9 +163,7 @@ def _hypergeometric(population: int, marked: int, draws: int, count: int) -> flo
     if not max(0, draws - (population - marked)) <= count <= min(draws, marked):
         return 0.0
     return math.exp(
-        _log_choose(marked, count)
-        + _log_choose(population - marked, draws - count)
-        - _log_choose(population, draws)
+        _log_choose(marked, count) + _log_choose(population - marked, draws - count) - _log_choose(population, draws)
     )
 
 

@@ -76,9 +76,7 @@ def unseal(key: bytes, box: bytes, associated_data: bytes) -> bytes:
     try:
         return ChaCha20Poly1305(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], associated_data)
     except InvalidTag:
-        raise ProtocolError(
-            "a sealed box does not open: wrong key, wrong round, or changed on the way"
-        ) from None
+        raise ProtocolError("a sealed box does not open: wrong key, wrong round, or changed on the way") from None
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,4 @@ def verify(public: bytes, message: bytes, signature: bytes) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
-        raise ProtocolError(
-            "a signature is wrong: the message was not written by the device it names"
-        ) from None
+        raise ProtocolError("a signature is wrong: the message was not written by the device it names") from None

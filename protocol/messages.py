@@ -63,18 +63,14 @@ class Message(BaseModel):
             stream = io.BytesIO(data)
             fields = cbor2.CBORDecoder(stream).decode()
             if not isinstance(fields, dict) or cbor2.dumps(fields, canonical=True) != data:
-                raise ProtocolError(
-                    f"{cls.__name__}: not a canonical CBOR map; the sender runs another version"
-                )
+                raise ProtocolError(f"{cls.__name__}: not a canonical CBOR map; the sender runs another version")
             return cls.model_validate(fields)
         except ProtocolError:
             raise
         except ValidationError as error:
             # Only the places are named: the values are somebody's message.
             places = sorted({".".join(str(part) for part in item["loc"][:2]) for item in error.errors()})[:4]
-            raise ProtocolError(
-                f"{cls.__name__}: invalid field(s) {', '.join(places) or 'together'}"
-            ) from None
+            raise ProtocolError(f"{cls.__name__}: invalid field(s) {', '.join(places) or 'together'}") from None
         except (ValueError, TypeError, EOFError, OverflowError, MemoryError, RecursionError, cbor2.CBORError):
             raise ProtocolError(f"{cls.__name__}: the bytes are not CBOR; the message was damaged") from None
 
@@ -112,9 +108,9 @@ class RoundTask(Message):
     graph_degree: Annotated[int, Field(ge=2, lt=MAXIMUM_COHORT)]
     graph_threshold: Annotated[int, Field(ge=2, lt=MAXIMUM_COHORT)]
     delta: Annotated[Finite, Field(gt=0.0, lt=1.0)]
-    settings: Annotated[
-        dict[Name, int | Finite | Annotated[str, Field(max_length=4096)]], Field(max_length=64)
-    ] = Field(default_factory=dict)
+    settings: Annotated[dict[Name, int | Finite | Annotated[str, Field(max_length=4096)]], Field(max_length=64)] = (
+        Field(default_factory=dict)
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

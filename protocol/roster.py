@@ -27,9 +27,7 @@ def check_advertisement(task_digest: str, entry: AdvertiseReply) -> None:
     """Raises ProtocolError unless `entry` is signed by its own identity for exactly this task."""
     if entry.task_digest != task_digest:
         raise ProtocolError("an advertisement belongs to another task")
-    transcript = advertisement_transcript(
-        task_digest, entry.identity, entry.masking_public, entry.sharing_public
-    )
+    transcript = advertisement_transcript(task_digest, entry.identity, entry.masking_public, entry.sharing_public)
     _verify_once(entry.identity, transcript, entry.signature)
 
 
@@ -39,16 +37,12 @@ def _verify_once(identity: bytes, transcript: bytes, signature: bytes) -> None:
     verify(identity, transcript, signature)
 
 
-def check_roster(
-    task: RoundTask, roster: Collection[AdvertiseReply], *, fleet: Collection[bytes] | None
-) -> None:
+def check_roster(task: RoundTask, roster: Collection[AdvertiseReply], *, fleet: Collection[bytes] | None) -> None:
     """Raises ProtocolError unless the roster is ascending, signed, within the fleet and within the planned
     cohort."""
     digest, known = task.digest(), None if fleet is None else frozenset(fleet)
     if len(roster) > task.cohort_size:
-        raise ProtocolError(
-            f"the roster has {len(roster)} devices, the task was planned for {task.cohort_size}"
-        )
+        raise ProtocolError(f"the roster has {len(roster)} devices, the task was planned for {task.cohort_size}")
     previous = b""
     public_keys: set[bytes] = set()
     for entry in roster:

@@ -122,9 +122,7 @@ def advertise(task: RoundTask, identity: SigningKey) -> tuple[DeviceRound, Adver
     """Make fresh keys for this round and sign them. Keys are never reused in another round or attempt."""
     masking, sharing = AgreementKey.generate(), AgreementKey.generate()
     digest = task.digest()
-    transcript = advertisement_transcript(
-        digest, identity.public_bytes, masking.public_bytes, sharing.public_bytes
-    )
+    transcript = advertisement_transcript(digest, identity.public_bytes, masking.public_bytes, sharing.public_bytes)
     state = DeviceRound(
         task=task,
         stage=Stage.ADVERTISED,
@@ -169,9 +167,7 @@ def share(
     )
     me = state.index
     if roster[me][1:] != (mine[0].public_bytes, mine[1].public_bytes):
-        raise ProtocolError(
-            "the roster holds other keys for this device than it advertised; it takes no part"
-        )
+        raise ProtocolError("the roster holds other keys for this device than it advertised; it takes no part")
     graph = state.graph
     neighbours = graph.neighbours(me)
     points = [index + 1 for index in neighbours]
@@ -194,9 +190,7 @@ def check_collect(state: DeviceRound, request: CollectRequest) -> None:
     _open_boxes(state, request)
 
 
-def mask(
-    state: DeviceRound, request: CollectRequest, values: NDArray[np.integer]
-) -> tuple[DeviceRound, CollectReply]:
+def mask(state: DeviceRound, request: CollectRequest, values: NDArray[np.integer]) -> tuple[DeviceRound, CollectReply]:
     """Mask this person's noisy integer vector, shape (joint dimension,), any integers (reduced mod 2^b).
 
     Happens once per round: a second, different vector under the same masks would reveal the difference.

@@ -98,9 +98,7 @@ class ServerRound:
         self._expect(ServerStage.ADVERTISE, self._digest)
         entries = tuple(self._advertisements[identity] for identity in sorted(self._advertisements))
         self._enough(len(entries), "advertised keys")
-        self._roster = tuple(
-            (entry.identity, entry.masking_public, entry.sharing_public) for entry in entries
-        )
+        self._roster = tuple((entry.identity, entry.masking_public, entry.sharing_public) for entry in entries)
         self._index = {entry.identity: index for index, entry in enumerate(entries)}
         self._context = roster_digest(self.task, self._roster)
         self._graph = graph_of(self.task, self._roster)
@@ -195,9 +193,7 @@ class ServerRound:
             secret = shamir.combine({peer + 1: value for peer, value in shares.items()}, self.graph.threshold)
             if index in self._masked:
                 if hashlib.sha256(secret).digest() != self._shares[index].seed_commitment:
-                    raise ProtocolError(
-                        "a recovered seed is not the one committed to; a device sent wrong shares"
-                    )
+                    raise ProtocolError("a recovered seed is not the one committed to; a device sent wrong shares")
                 total -= masks.expand(self_mask_key(secret, self._context), self._length, bits)
                 continue
             masking = AgreementKey.from_private_bytes(secret)
@@ -246,12 +242,8 @@ class ServerRound:
         if task_digest != self._digest:
             raise ProtocolError("a reply belongs to another task")
         if self.stage is not stage:
-            raise ProtocolError(
-                f"the round gathers {self.stage.name.lower()} replies, not {stage.name.lower()}"
-            )
+            raise ProtocolError(f"the round gathers {self.stage.name.lower()} replies, not {stage.name.lower()}")
 
     def _enough(self, count: int, deed: str) -> None:
         if count < self.task.minimum_survivors:
-            raise ProtocolError(
-                f"{count} devices {deed}, {self.task.minimum_survivors} are needed; nothing is learnt"
-            )
+            raise ProtocolError(f"{count} devices {deed}, {self.task.minimum_survivors} are needed; nothing is learnt")

@@ -45,9 +45,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     if points[0] < 1 or any(len(shares[point]) != SHARE_BYTES for point in points):
         raise ProtocolError("a share is malformed")
     weights = _weights_at_zero(points)
-    secret = sum(
-        weight * int.from_bytes(shares[point], "big") for weight, point in zip(weights, points, strict=True)
-    )
+    secret = sum(weight * int.from_bytes(shares[point], "big") for weight, point in zip(weights, points, strict=True))
     secret %= PRIME
     if secret >> (8 * SECRET_BYTES):
         raise ProtocolError("the shares do not belong together")

@@ -33,9 +33,7 @@ class DistributedSkellam:
 
     def __post_init__(self) -> None:
         if not (self.noise_multiplier >= 0.0 and self.l2_sensitivity > 0.0 and self.minimum_survivors >= 1):
-            raise ProtocolError(
-                "noise needs a multiplier >= 0, a positive sensitivity and at least one survivor"
-            )
+            raise ProtocolError("noise needs a multiplier >= 0, a positive sensitivity and at least one survivor")
 
     @property
     def share_variance(self) -> float:

@@ -55,9 +55,7 @@ class RoundOutcome:
             integers = np.frombuffer(fields["sum"], dtype="<i8").astype(np.int64)
             survivors = int(fields["survivors"])
         except (ValueError, KeyError, TypeError, EOFError, cbor2.CBORError) as error:
-            raise PenchantError(
-                "a stored outcome is damaged: restore the fleet's store from a copy"
-            ) from error
+            raise PenchantError("a stored outcome is damaged: restore the fleet's store from a copy") from error
         return _outcome(task, integers, survivors)
 
 

@@ -71,9 +71,7 @@ def fields_from(config: RunConfig, kind: type) -> dict[str, Any]:
             try:
                 values[field.name] = convert(str(config[key]))
             except ValueError as error:
-                raise PenchantError(
-                    f"run configuration: {key} = {config[key]!r} is not a {field.type}"
-                ) from error
+                raise PenchantError(f"run configuration: {key} = {config[key]!r} is not a {field.type}") from error
         elif field.default is MISSING and field.default_factory is MISSING:
             raise PenchantError(f"run configuration: {key!r} is missing: add it to --run-config")
     return values
@@ -84,9 +82,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run or resume the fleet that the run configuration describes."""
     config = context.run_config
     if not config.get("out"):
-        raise PenchantError(
-            "run configuration: 'out' is missing: give the folder for the store and the releases"
-        )
+        raise PenchantError("run configuration: 'out' is missing: give the folder for the store and the releases")
     out = Path(str(config["out"]))
     result = run_fleet(grid, settings_from(config), out, algorithm_factory(config, out), log_progress)
     log.info(

@@ -180,9 +180,7 @@ class _Fleet:
 
     def _absorb(self, row: RoundRow, data: bytes) -> RoundOutcome:
         outcome = RoundOutcome.from_bytes(RoundTask.from_bytes(row.task), data)
-        published = self.algorithm.absorb(
-            outcome.task, outcome.mean_update, outcome.survivors, outcome.metrics
-        )
+        published = self.algorithm.absorb(outcome.task, outcome.mean_update, outcome.survivors, outcome.metrics)
         if row.stage == "publish":
             epsilon = self.ledger.epsilon(self.settings.delta)
             releases = []
@@ -214,9 +212,7 @@ class _Fleet:
                 row = self._open_round(number, attempt, plan)
                 attempt += 1
             artefacts = _artefact_digests(plan)
-            if RoundTask.from_bytes(row.task).artefacts != {
-                role: digest for role, (digest, _) in artefacts.items()
-            }:
+            if RoundTask.from_bytes(row.task).artefacts != {role: digest for role, (digest, _) in artefacts.items()}:
                 self.store.abort(row.round_key, "the algorithm no longer offers the artefacts of this round")
                 failed.append("artefacts changed")
                 continue
@@ -237,9 +233,7 @@ class _Fleet:
                 row = self.store.round_row(row.round_key)
                 data = self.store.outcome(row.round_key)
                 if data is None:
-                    raise PenchantError(
-                        f"round {number} ended without an outcome: the store {STORE_NAME} is damaged"
-                    )
+                    raise PenchantError(f"round {number} ended without an outcome: the store {STORE_NAME} is damaged")
                 return self._absorb(row, data)
             failed.append(problem)
         raise PenchantError(
@@ -254,9 +248,7 @@ class _Fleet:
         )
         size = self.settings.cohort_size or len(present)
         if len(present) < size or size < 3:
-            raise PenchantError(
-                f"{len(present)} devices are there, a round needs {max(size, 3)}: enrol or start more"
-            )
+            raise PenchantError(f"{len(present)} devices are there, a round needs {max(size, 3)}: enrol or start more")
         members = sorted(draw.sample(present, size))
         task = task_from_plan(
             plan,

@@ -52,14 +52,10 @@ def task_from_plan(
     """
     unknown, missing = set(plan) - PLAN_KEYS, REQUIRED_PLAN_KEYS - set(plan)
     if unknown or missing:
-        raise PenchantError(
-            f"an algorithm's plan has unknown keys {sorted(unknown)} or lacks {sorted(missing)}"
-        )
+        raise PenchantError(f"an algorithm's plan has unknown keys {sorted(unknown)} or lacks {sorted(missing)}")
     smallest = minimum_survivors or default_minimum_survivors(cohort_size, dropout_fraction)
     if not 2 <= smallest <= cohort_size:
-        raise PenchantError(
-            f"minimum_survivors is {smallest}, the cohort has {cohort_size}: choose 2 to {cohort_size}"
-        )
+        raise PenchantError(f"minimum_survivors is {smallest}, the cohort has {cohort_size}: choose 2 to {cohort_size}")
     return plan_task(
         run_id=run_id,
         round=round,

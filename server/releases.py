@@ -77,15 +77,11 @@ class ReleaseShelf:
         no-op.
         """
         if not RELEASE_NAME.fullmatch(name):
-            raise PenchantError(
-                f"release name {name!r} is not allowed: use lower-case letters, digits, '-', '_', '.'"
-            )
+            raise PenchantError(f"release name {name!r} is not allowed: use lower-case letters, digits, '-', '_', '.'")
         sha256 = hashlib.sha256(data).hexdigest()
         relative = Path("releases") / f"{name}-{sha256[:DIGEST_CHARACTERS_IN_FILE_NAME]}"
         write_atomically(self.out / relative, data)
-        release = Release(
-            name, sha256, relative.as_posix(), len(data), run_id, round, epsilon, delta, parent_sha256
-        )
+        release = Release(name, sha256, relative.as_posix(), len(data), run_id, round, epsilon, delta, parent_sha256)
         same_slot = (run_id, round, name)
         kept = [other for other in self.all() if (other.run_id, other.round, other.name) != same_slot]
         self._write_manifest([*kept, release])
@@ -115,9 +111,7 @@ class ReleaseShelf:
         except OSError as error:
             raise PenchantError(f"release file {path} cannot be read: restore it or publish again") from error
         if hashlib.sha256(data).hexdigest() != release.sha256:
-            raise PenchantError(
-                f"release file {path} was altered: its SHA-256 is not {release.sha256[:12]}..."
-            )
+            raise PenchantError(f"release file {path} was altered: its SHA-256 is not {release.sha256[:12]}...")
         return data
 
     def _write_manifest(self, releases: list[Release]) -> None:

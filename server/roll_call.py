@@ -46,9 +46,7 @@ class RollCall:
             for answer in answers:
                 if answer.data is not None and self._enter(answer.node_id, answer.data):
                     answered.add(answer.node_id)
-            self._on_progress(
-                Progress(self._run_id, BEFORE_ALL_ROUNDS, 0, "setup", len(answered), len(gifts))
-            )
+            self._on_progress(Progress(self._run_id, BEFORE_ALL_ROUNDS, 0, "setup", len(answered), len(gifts)))
 
         encoded: dict[tuple[str, ...], bytes] = {}  # most devices lack the same artefacts: encode them once
         for gift in gifts.values():

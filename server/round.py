@@ -108,9 +108,7 @@ class RoundRunner:
         answered = self._gather(
             "share",
             dict.fromkeys(members, self.share_request),
-            lambda identity, data: self.secure.add_shares(
-                bytes.fromhex(identity), ShareReply.from_bytes(data)
-            ),
+            lambda identity, data: self.secure.add_shares(bytes.fromhex(identity), ShareReply.from_bytes(data)),
         )
         collect = self.secure.close_share()
         self.collect_requests = {identity.hex(): request.to_bytes() for identity, request in collect.items()}
@@ -120,9 +118,7 @@ class RoundRunner:
         answered = self._gather(
             "collect",
             self.collect_requests,
-            lambda identity, data: self.secure.add_masked(
-                bytes.fromhex(identity), CollectReply.from_bytes(data)
-            ),
+            lambda identity, data: self.secure.add_masked(bytes.fromhex(identity), CollectReply.from_bytes(data)),
         )
         self.unmask_request = self.secure.close_collect().to_bytes()
         if self._is_open("collect"):
@@ -134,9 +130,7 @@ class RoundRunner:
             self._gather(
                 "unmask",
                 dict.fromkeys(members, self.unmask_request),
-                lambda identity, data: self.secure.add_unmask(
-                    bytes.fromhex(identity), UnmaskReply.from_bytes(data)
-                ),
+                lambda identity, data: self.secure.add_unmask(bytes.fromhex(identity), UnmaskReply.from_bytes(data)),
                 enough=self.secure.ready,
             )
             outcome = decode_sum(self.task, self.secure.recover_sum(), survivors=len(members))
@@ -210,6 +204,4 @@ class RoundRunner:
         return ""
 
     def _report(self, stage: str, answered: int, asked: int, note: str = "") -> None:
-        self.on_progress(
-            Progress(self.row.run_id, self.row.round, self.row.attempt, stage, answered, asked, note)
-        )
+        self.on_progress(Progress(self.row.run_id, self.row.round, self.row.attempt, stage, answered, asked, note))

@@ -91,21 +91,15 @@ class Store:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute(
-                "PRAGMA synchronous=FULL"
-            )  # a spend survives a power cut, not only a kill
+            self._connection.execute("PRAGMA synchronous=FULL")  # a spend survives a power cut, not only a kill
             self._connection.execute("PRAGMA foreign_keys=ON")
             version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
             if version == 0:
                 self._connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={STORE_VERSION};COMMIT;")
         except sqlite3.DatabaseError as error:
-            raise PenchantError(
-                f"{path} is not a fleet store ({error}): choose another --out folder"
-            ) from error
+            raise PenchantError(f"{path} is not a fleet store ({error}): choose another --out folder") from error
         if version not in (0, STORE_VERSION):
-            raise PenchantError(
-                f"{path} was written by another version ({version}): use that version of Penchant"
-            )
+            raise PenchantError(f"{path} was written by another version ({version}): use that version of Penchant")
 
     def close(self) -> None:
         """Close the file."""
@@ -132,13 +126,9 @@ class Store:
             with self.transaction("open run") as connection:
                 connection.execute("INSERT INTO runs VALUES (?,?,?)", (run_id, text, _now()))
         elif row[0] != text:
-            raise PenchantError(
-                f"run {run_id!r} exists with other settings: resume it unchanged or name a new run"
-            )
+            raise PenchantError(f"run {run_id!r} exists with other settings: resume it unchanged or name a new run")
 
-    def open_round(
-        self, run_id: str, round: int, attempt: int, task: bytes, members: Sequence[str]
-    ) -> RoundRow:
+    def open_round(self, run_id: str, round: int, attempt: int, task: bytes, members: Sequence[str]) -> RoundRow:
         """Start one attempt at a round with the sampled cohort `members` (identities in hex)."""
         with self.transaction("open round") as connection:
             cursor = connection.execute(
@@ -146,9 +136,7 @@ class Store:
                 (run_id, round, attempt, task, "advertise", _now()),
             )
             round_key = cursor.lastrowid
-            connection.execute(
-                "INSERT INTO stages VALUES (?,?,?)", (round_key, "advertise", json.dumps(list(members)))
-            )
+            connection.execute("INSERT INTO stages VALUES (?,?,?)", (round_key, "advertise", json.dumps(list(members))))
         return self.round_row(int(round_key or 0))
 
     def round_row(self, round_key: int) -> RoundRow:
@@ -164,10 +152,7 @@ class Store:
 
     def _rounds(self, where: str, values: tuple[object, ...]) -> list[RoundRow]:
         columns = "round_key, run_id, round, attempt, task, stage, reason"
-        return [
-            RoundRow(*row)
-            for row in self._connection.execute(f"SELECT {columns} FROM rounds {where}", values)
-        ]
+        return [RoundRow(*row) for row in self._connection.execute(f"SELECT {columns} FROM rounds {where}", values)]
 
     # stages and replies
 
@@ -182,9 +167,7 @@ class Store:
         """Close one stage and open the next with those who answered."""
         with self.transaction(f"{from_stage} to {to_stage}") as connection:
             self._move(connection, round_key, from_stage, to_stage)
-            connection.execute(
-                "INSERT INTO stages VALUES (?,?,?)", (round_key, to_stage, json.dumps(list(members)))
-            )
+            connection.execute("INSERT INTO stages VALUES (?,?,?)", (round_key, to_stage, json.dumps(list(members))))
 
     def save_replies(self, round_key: int, stage: str, replies: Mapping[str, bytes]) -> None:
         """Keep replies as they arrive; a second reply of the same device does not replace the first."""
@@ -236,9 +219,7 @@ class Store:
         written stays.
         """
         with self.transaction("abort") as connection:
-            connection.execute(
-                "UPDATE rounds SET stage='aborted', reason=? WHERE round_key=?", (reason, round_key)
-            )
+            connection.execute("UPDATE rounds SET stage='aborted', reason=? WHERE round_key=?", (reason, round_key))
             connection.execute("DELETE FROM replies WHERE round_key=?", (round_key,))
 
     def outcome(self, round_key: int) -> bytes | None:

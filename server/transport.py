@@ -66,9 +66,7 @@ def ask(
     while pending and time.monotonic() < stop_at:
         replies = list(grid.pull_messages(pending))
         if not replies:
-            if (
-                enough()
-            ):  # only when nobody is answering just now: every reply lets a device delete its secrets
+            if enough():  # only when nobody is answering just now: every reply lets a device delete its secrets
                 return
             time.sleep(min(wait, max(0.0, stop_at - time.monotonic())))
             wait = min(2 * wait, LONGEST_WAIT)

@@ -57,9 +57,7 @@ class HeldOut:
     max_tokens: int = 64
 
 
-def held_out_texts(
-    engine: Engine, person: Person, limits: HeldOut, memory_of: Device | None
-) -> tuple[ScoredText, ...]:
+def held_out_texts(engine: Engine, person: Person, limits: HeldOut, memory_of: Device | None) -> tuple[ScoredText, ...]:
     """The person's held-out rows as scored texts, with what the memory of ``memory_of`` holds on each request."""
 
     def scored(kind: str, prompt: str, reply: str) -> ScoredText:
@@ -87,9 +85,7 @@ def adapter_bytes(
     return write_adapter(
         frame.lora_factors(theta),
         alpha=float(frame.rank),
-        metadata=AdapterMetadata(
-            base_sha256=model.sha256, frame_sha256=frame.digest, round=round, epsilon=epsilon
-        ),
+        metadata=AdapterMetadata(base_sha256=model.sha256, frame_sha256=frame.digest, round=round, epsilon=epsilon),
         architecture=shape.architecture,
         heads=shape.heads,
         kv_heads=shape.kv_heads,
@@ -161,9 +157,7 @@ def summarise(
             "gain": gain,
             "gain_interval": [gain_low, gain_high],
             "by_kind": {
-                kind: float(
-                    np.mean([r.sums[kind][0] / r.sums[kind][1] for r in rows.values() if kind in r.sums])
-                )
+                kind: float(np.mean([r.sums[kind][0] / r.sums[kind][1] for r in rows.values() if kind in r.sums]))
                 for kind in kinds
             },
             "people": len(people),
@@ -175,7 +169,5 @@ def summarise(
         return summary
 
     arms = {arm: block(arm, "none") for arm in ARMS}
-    controls = {
-        name: {**block(name, against), "compared_with": against} for name, against in CONTROLS.items()
-    }
+    controls = {name: {**block(name, against), "compared_with": against} for name, against in CONTROLS.items()}
     return arms, controls

@@ -101,9 +101,7 @@ def load_blogs(
             continue
         records = list(read_records(folder / "blogs" / file_name))
         random.Random(f"blogs {role} {seed}").shuffle(records)
-        chosen += take(
-            (blogger(record, role, selection) for record in records), count, taken, f"blogs ({role})"
-        )
+        chosen += take((blogger(record, role, selection) for record in records), count, taken, f"blogs ({role})")
     return chosen
 
 
@@ -124,13 +122,9 @@ def load_novels(
     records = list(read_records(folder / "novels" / "novels.jsonl.gz"))
     random.Random(f"novels {seed}").shuffle(records)
     taken: set[str] = set()
-    new = take(
-        (novel(record, "newcomer", selection) for record in records), newcomers, taken, "novels (newcomer)"
-    )
+    new = take((novel(record, "newcomer", selection) for record in records), newcomers, taken, "novels (newcomer)")
     new_ids = {person.id for person in new}
-    new_authors = {
-        field_of(record, "author", str) for record in records if person_id("novel", record) in new_ids
-    }
+    new_authors = {field_of(record, "author", str) for record in records if person_id("novel", record) in new_ids}
     rest = [record for record in records if field_of(record, "author", str) not in new_authors]
     fleet = take((novel(record, "fleet", selection) for record in rest), people, taken, "novels (fleet)")
     return fleet + new

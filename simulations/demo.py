@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from server.algorithms import PreferencePlan
 from simulations.experiment import ExperimentSettings
 from simulations.people import Person
 from simulations.village import load_village
-from server.algorithms import PreferencePlan
 
 
 def village_of(people: int) -> list[Person]:

@@ -26,6 +26,7 @@ from client.examples import public_examples
 from client.frame_builder import build_frame, public_text
 from client.local_training import fit_basis_weights
 from client.training import Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
+from edge_runtime.adapters import AdapterLog
 from edge_runtime.device import Device
 from edge_runtime.models import ModelFile, ModelShape, read_model_shape
 from edge_runtime.vault import LEARNT_PREFIX
@@ -107,8 +108,7 @@ def run_experiment(
     out: Path,
     *,
     command: str,
-    on_stage: MINIMUM_FLEET = 8  # what a device demands of a round by default
-StageSink = lambda name, fraction: None,
+    on_stage: StageSink = lambda name, fraction: None,
 ) -> dict[str, Any]:
     """Run everything and return the report (see ``simulations.report``); devices and releases stay in ``out``.
 
@@ -146,14 +146,17 @@ StageSink = lambda name, fraction: None,
     with watch.stage("federated rounds") as advance:
         algorithm, result, grid = _federate(settings, frame, homes[: len(fleet)], out, advance)
     with watch.stage("each person's own mix") as advance:
-        fits = [
-            _fit_person(trainer, frame, algorithm, home, settings, lambda f, n=n: advance((n + f) / len(homes)))
-            for n, home in enumerate(homes)
-        ]
+        fits = []
+        for home in homes:
+            fits.append(_fit_person(trainer, frame, algorithm, home, settings))
+            advance(len(fits) / len(homes))
     model = trainer.model
     with watch.stage("held-out texts and recall") as advance:
         texts = _texts(trainer, people, homes, settings.held_out, advance)
         adapters = _adapters(frame, fits, model, shape, result)
+        for home, own in zip(homes, adapters, strict=True):
+            with Device.open(home) as device:
+                AdapterLog(device.vault).install(own.bases, note="the fleet's bases in my own mix")
     jobs = plan_jobs(*texts, adapters)
     trainer.engine.close()
     del trainer
@@ -189,17 +192,13 @@ StageSink = lambda name, fraction: None,
             "count": settings.plan.basis_count,
             "spectrum": list(algorithm.spectrum),
             "noise_floor": algorithm.noise_floor,
-            "weights": {
-                name: [float(w) for w in fit.weights] for name, fit in zip(names, fits, strict=True)
-            },
+            "weights": {name: [float(w) for w in fit.weights] for name, fit in zip(names, fits, strict=True)},
         },
         "samples": samples,
         "seconds": {**watch.seconds, "total": time.monotonic() - started},
         "peak_memory_mb": _peak_memory_mb(),
         "seed": settings.seed,
-        "versions": {
-            name: version(name) for name in ("penchant", "llama-cpp-python", "torch", "transformers", "flwr")
-        },
+        "versions": {name: version(name) for name in ("penchant", "llama-cpp-python", "torch", "transformers", "flwr")},
     }
     return report
 
@@ -240,13 +239,11 @@ def _fit_person(
     algorithm: PreferenceBases,
     home: Path,
     settings: ExperimentSettings,
-    advance: Callable[[float], None],
 ) -> PersonalFit:
     """The device's own work after the rounds: residual, private weights; both stay in its encrypted file."""
     with Device.open(home) as device:
         batch = trainer.batch_of(device, settings.training)
         residual, _ = residual_of(device, trainer, frame, algorithm.shared, settings.training, batch)
-        advance(0.5)
         bases = algorithm.bases if algorithm.bases is not None else np.zeros((0, frame.dimension))
         weights = np.zeros(len(bases))
         if len(bases):
@@ -254,10 +251,7 @@ def _fit_person(
                 trainer.torch_model, frame, batch, algorithm.shared, bases, start=bases @ residual
             )
         mixed = mix(algorithm.shared, bases, weights)
-        device.vault.put_blob(
-            f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes()
-        )
-        advance(1.0)
+        device.vault.put_blob(f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes())
     return PersonalFit(algorithm.shared, algorithm.shared + residual, mixed, weights)
 
 
@@ -291,9 +285,7 @@ def _texts(
         for number, (person, device) in enumerate(zip(people, devices, strict=True)):
             plain.append(held_out_texts(trainer.engine, person, limits, None))
             own.append(held_out_texts(trainer.engine, person, limits, device))
-            stranger.append(
-                held_out_texts(trainer.engine, person, limits, devices[(number + 1) % len(devices)])
-            )
+            stranger.append(held_out_texts(trainer.engine, person, limits, devices[(number + 1) % len(devices)]))
             advance((number + 1) / len(people))
         return plain, own, stranger
     finally:
@@ -385,9 +377,7 @@ def _secure_aggregation_block(result: FleetResult, settings: ExperimentSettings)
         "threshold": task.graph_threshold,
         "degree": task.graph_degree,
         "dropouts_survived": task.cohort_size - task.minimum_survivors,
-        "stages_survived": stages_survived(
-            task.cohort_size, task.minimum_survivors, settings.dropout_fraction
-        ),
+        "stages_survived": stages_survived(task.cohort_size, task.minimum_survivors, settings.dropout_fraction),
         "ring_bits": task.ring_bits,
     }
 

@@ -33,12 +33,8 @@ def create_homes(
                 Statement(message.text, message.cue, message.date) for message in person.train_messages
             )
             for choice in person.train_choices:
-                device.memory.add_preference(
-                    choice.prompt, choice.chosen, choice.rejected, said_at=choice.date
-                )
-            device.change_settings(
-                share=person.role == "fleet", epsilon_budget=epsilon_budget, delta=delta
-            )
+                device.memory.add_preference(choice.prompt, choice.chosen, choice.rejected, said_at=choice.date)
+            device.change_settings(share=person.role == "fleet", epsilon_budget=epsilon_budget, delta=delta)
             if person.role == "fleet":
                 roster.append(device.identity.public_bytes)
         on_progress((done + 1) / len(homes))

@@ -160,9 +160,7 @@ class LocalGrid(Grid):
                 break
         return replies
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send, let every device answer, return the replies."""
         remaining = set(self.push_messages(messages))
         stop_at = time.monotonic() + timeout if timeout is not None else None
@@ -192,17 +190,13 @@ class LocalGrid(Grid):
         stage = message.metadata.message_type.rpartition(".")[2]
         self._note(stage, partition, "down", message)
         if self.dropped(stage, partition):
-            return self._number(
-                Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "lost on the way"), reply_to=message)
-            )
+            return self._number(Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "lost on the way"), reply_to=message))
         began = time.perf_counter()
         # A device is another task than the server: Message() and the app must see the device's own identity.
         TaskIdentity.node_id = message.metadata.dst_node_id
         try:
             reply = self._client_app(message, self._contexts[partition])
-        except (
-            Exception
-        ) as error:  # as Flower's engines do: an app that raises answers with an error, not a crash
+        except Exception as error:  # as Flower's engines do: an app that raises answers with an error, not a crash
             reason = f"{type(error).__name__}: {error}"
             reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
         finally:
@@ -223,8 +217,6 @@ class LocalGrid(Grid):
             return
         payload: bytes | None = None
         if self.record_payloads:
-            values = [
-                value for record in message.content.config_records.values() for value in record.values()
-            ]
+            values = [value for record in message.content.config_records.values() for value in record.values()]
             payload = b"".join(value for value in values if isinstance(value, bytes))
         self.transfers.append(Transfer(stage, partition, direction, wire_size(message), payload))

@@ -92,9 +92,7 @@ class Person:
         for fact in self.facts:
             for index in fact.evidence:
                 if not 0 <= index < len(self.train_messages):
-                    raise PenchantError(
-                        f"person {self.id}: a fact's evidence points outside the training messages"
-                    )
+                    raise PenchantError(f"person {self.id}: a fact's evidence points outside the training messages")
                 if self.train_messages[index].date > fact.date:
                     raise PenchantError(f"person {self.id}: a fact is asked before its evidence was written")
 

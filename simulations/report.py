@@ -66,9 +66,7 @@ def _write(out: Path, name: str, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise PenchantError(
-            f"Cannot write {name} to {out}: {reason}. Choose another folder with --out."
-        ) from None
+        raise PenchantError(f"Cannot write {name} to {out}: {reason}. Choose another folder with --out.") from None
 
 
 def show_table(report: dict[str, Any], console: Console, *, out: Path | None = None) -> None:

@@ -145,9 +145,7 @@ def _loss_kinds(report: RunReport) -> list[str]:
     return list(dict.fromkeys(kind for arm in arms for kind in arm.by_kind))
 
 
-def render_page(
-    report: RunReport, pictures_light: Mapping[str, bytes], pictures_dark: Mapping[str, bytes]
-) -> str:
+def render_page(report: RunReport, pictures_light: Mapping[str, bytes], pictures_dark: Mapping[str, bytes]) -> str:
     """The page's HTML. `pictures_*` map a plot's name to its PNG; a missing one leaves its place out."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

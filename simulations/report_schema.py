@@ -261,6 +261,4 @@ def parse_report(report: Mapping[str, Any]) -> RunReport:
         ]
         shown = "; ".join(found[:4])
         more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
-        raise PenchantError(
-            f"The report cannot be written, correct these entries first: {shown}{more}"
-        ) from None
+        raise PenchantError(f"The report cannot be written, correct these entries first: {shown}{more}") from None

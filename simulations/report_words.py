@@ -184,8 +184,7 @@ def headline_details(report: RunReport) -> list[str]:
         versus = "" if control.compared_with == REFERENCE_ARM else f" against {control.compared_with}"
         details.append(
             {
-                "better": f"A stranger's memory helps too ({size}{versus}): "
-                "that much is not knowledge of the person.",
+                "better": f"A stranger's memory helps too ({size}{versus}): that much is not knowledge of the person.",
                 "worse": f"A stranger's memory harms ({size}{versus}){own_helps}.",
                 "undecided": f"A stranger's memory does not help ({size}{versus}){own_helps}.",
             }[verdict(control)]

@@ -9,10 +9,9 @@ from typing import Any
 
 from edge_runtime.answering import build_messages
 from edge_runtime.device import Device
-from edge_runtime.drafting import build_draft
+from edge_runtime.drafting import DRAFT_SAMPLING, build_draft
 from edge_runtime.engine import Engine
 from edge_runtime.models import ModelFile
-from edge_runtime.sampling import Sampling
 from simulations.arms import DRAFT_MEMORIES, FACT_MEMORIES, PersonAdapters
 from simulations.people import Person
 
@@ -21,7 +20,6 @@ REQUESTS = (
     "What did I have trouble with this year?",
 )
 MAX_TOKENS = 72
-_SAMPLING = Sampling(temperature=0.0, repeat_penalty=1.1)
 
 
 def sample_answers(
@@ -46,11 +44,9 @@ def sample_answers(
                     for arm in ("none", "rag", "rag+bases"):
                         engine.use_adapters([(adapter, 1.0)] if arm == "rag+bases" else [])
                         prompt = _prompt(engine, request, device if arm != "none" else None)
-                        pieces = engine.generate(prompt, max_tokens=MAX_TOKENS, sampling=_SAMPLING)
+                        pieces = engine.generate(prompt, max_tokens=MAX_TOKENS, sampling=DRAFT_SAMPLING)
                         answers[arm] = "".join(pieces).strip()
-                    sample["people"].append(
-                        {"name": person.name, "about": person.about, "answers": answers}
-                    )
+                    sample["people"].append({"name": person.name, "about": person.about, "answers": answers})
             engine.use_adapters([])
             engine.unload_adapter(adapter)
             on_progress((done + 1) / len(chosen))

@@ -67,9 +67,7 @@ class Scorer:
         self.engine.use_adapters([])
         if self.adapter:
             self.engine.unload_adapter(self.adapter)
-        self.adapter = (
-            self.engine.load_adapter(job.adapter, sha256=job.adapter_sha256) if job.adapter else None
-        )
+        self.adapter = self.engine.load_adapter(job.adapter, sha256=job.adapter_sha256) if job.adapter else None
         self.engine.use_adapters([(self.adapter, 1.0)] if self.adapter else [])
 
     def score(self, job: Job) -> JobResult:

@@ -81,12 +81,10 @@ def read_person(content: str, file_name: str) -> Person:
     if f"{rows.id}.json" != file_name:
         raise PenchantError(f"{file_name}: id: must equal the name of the file")
     messages = [
-        in_file(file_name, f"messages.{index}", Message, **row.model_dump())
-        for index, row in enumerate(rows.messages)
+        in_file(file_name, f"messages.{index}", Message, **row.model_dump()) for index, row in enumerate(rows.messages)
     ]
     choices = [
-        in_file(file_name, f"choices.{index}", Choice, **row.model_dump())
-        for index, row in enumerate(rows.choices)
+        in_file(file_name, f"choices.{index}", Choice, **row.model_dump()) for index, row in enumerate(rows.choices)
     ]
     facts = [
         in_file(file_name, f"facts.{index}", Fact, **{**row.model_dump(), "evidence": tuple(row.evidence)})

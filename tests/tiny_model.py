@@ -64,9 +64,7 @@ def write_tiny_model(path: Path, seed: int) -> Path:
         writer.add_tensor(name, (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32))
 
     kv_width = WIDTH // HEADS * KV_HEADS
-    writer.add_tensor(
-        "token_embd.weight", (0.3 * rng.standard_normal((len(vocabulary), WIDTH))).astype(np.float32)
-    )
+    writer.add_tensor("token_embd.weight", (0.3 * rng.standard_normal((len(vocabulary), WIDTH))).astype(np.float32))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, dtype=np.float32))
     for layer in range(LAYERS):
         writer.add_tensor(f"blk.{layer}.attn_norm.weight", np.ones(WIDTH, dtype=np.float32))

@@ -22,9 +22,7 @@ def test_without_noise_it_decodes_to_the_clipped_update() -> None:
     plan = RoundPlan.of(task)
     for norm, factor in ((0.5, 1.0), (4.0, 0.25)):
         values = contribute(task, update_of(norm))
-        decoded = plan.layout.unpack(
-            plan.codec.decode((values & 0xFFFF).astype(np.uint32)), 1, task.clip_norm
-        )
+        decoded = plan.layout.unpack(plan.codec.decode((values & 0xFFFF).astype(np.uint32)), 1, task.clip_norm)
         assert np.abs(decoded.update - factor * update_of(norm).update).max() < 5e-3
         assert decoded.fraction_not_clipped == pytest.approx(float(factor == 1.0), abs=0.05)
         assert decoded.loss == pytest.approx(2.0, abs=0.2)

@@ -62,9 +62,7 @@ def test_one_step_is_adam_downhill() -> None:
 def test_loss_is_the_mean_over_tokens_not_over_texts() -> None:
     batch = tiny_model().prepare(some_texts())
     zero = np.zeros(tiny_frame().dimension)
-    assert evaluate_coordinates(tiny_model(), tiny_frame(), batch, zero) == pytest.approx(
-        full_loss(zero), rel=1e-4
-    )
+    assert evaluate_coordinates(tiny_model(), tiny_frame(), batch, zero) == pytest.approx(full_loss(zero), rel=1e-4)
 
 
 def test_the_seed_orders_the_texts() -> None:
@@ -92,9 +90,7 @@ def test_no_adapter_is_left_behind() -> None:
     model.set_frame(None)
     before = model.log_probabilities(ids)
     train_coordinates(model, tiny_frame(), batch, some_theta(), LocalSettings(learning_rate=0.01))
-    fit_basis_weights(
-        model, tiny_frame(), batch, some_theta(), some_theta(1)[None], start=np.zeros(1), steps=1
-    )
+    fit_basis_weights(model, tiny_frame(), batch, some_theta(), some_theta(1)[None], start=np.zeros(1), steps=1)
     evaluate_coordinates(model, tiny_frame(), batch, some_theta())
     assert np.array_equal(before, model.log_probabilities(ids))
 
@@ -139,7 +135,5 @@ def test_the_ridge_pulls_to_the_shared_adapter() -> None:
 
 def test_results_are_plain_numbers() -> None:
     batch = tiny_model().prepare(some_texts(2))
-    result = train_coordinates(
-        tiny_model(), tiny_frame(), batch, some_theta(), LocalSettings(learning_rate=0.01)
-    )
+    result = train_coordinates(tiny_model(), tiny_frame(), batch, some_theta(), LocalSettings(learning_rate=0.01))
     assert result.theta.dtype == np.float64 and not isinstance(result.theta, torch.Tensor)

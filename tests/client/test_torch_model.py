@@ -20,6 +20,12 @@ from tests.client.framed_help import (
 )
 
 
+@pytest.fixture(autouse=True)
+def only_the_words_that_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny vocabulary would otherwise be covered whole."""
+    monkeypatch.setattr(client.torch_model, "EXPECTED_WORDS", 0)
+
+
 def full_loss(theta: np.ndarray, texts: list[tuple[list[int], int]]) -> float:
     """Summed loss over the whole vocabulary, from log_probabilities."""
     model, frame = tiny_model(), tiny_frame()
@@ -91,6 +97,14 @@ def test_short_output_layer_is_wrong_in_second_order_only() -> None:
     assert errors[1] / errors[2] == pytest.approx(4.0, rel=0.2)
 
 
+def test_words_that_the_model_expects_make_it_more_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, theta, errors = some_texts(2), some_theta(1, size=0.1), []
+    for count in (0, 60, 150, 10_000):
+        monkeypatch.setattr(client.torch_model, "EXPECTED_WORDS", count)
+        errors.append(full_loss(theta, texts) - short_loss(theta, texts))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[3] == pytest.approx(0.0, abs=1e-3)
+
+
 def test_a_batch_with_every_word_has_no_rest() -> None:
     model, frame = tiny_model(), tiny_frame()
     vocabulary = list(range(model.output_weight.shape[0]))
@@ -144,7 +158,7 @@ def test_gradient_of_r_by_finite_difference() -> None:
 
 def test_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for capabilities, wanted in (({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)):
-        monkeypatch.setattr(client.torch_model.torch.cpu, "get_capabilities", lambda c=capabilities: c)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c)
         assert fast_dtype() == wanted
 
 

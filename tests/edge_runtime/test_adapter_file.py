@@ -62,9 +62,7 @@ def test_only_the_rows_of_q_and_k_are_permuted(tmp_path: Path) -> None:
     in_head = np.array([h * 8 + i for i in range(8) for h in range(2)])
     for name, heads in (("attn_q", 4), ("attn_k", 2)):
         order = np.concatenate([16 * head + in_head for head in range(heads)])
-        np.testing.assert_array_equal(
-            stored[f"blk.3.{name}.weight.lora_b"], factors[f"blk.3.{name}"][1][order]
-        )
+        np.testing.assert_array_equal(stored[f"blk.3.{name}.weight.lora_b"], factors[f"blk.3.{name}"][1][order])
     for name in ("attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
         np.testing.assert_array_equal(stored[f"blk.3.{name}.weight.lora_b"], factors[f"blk.3.{name}"][1])
     for name in ("attn_q", "attn_k"):

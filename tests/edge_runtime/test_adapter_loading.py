@@ -88,9 +88,7 @@ def test_several_adapters_with_scales_equal_one_mixture(engine: Engine) -> None:
     np.testing.assert_allclose(_score(engine), several, atol=2e-3)
 
 
-def test_one_flipped_byte_is_refused_before_anything_parses_it(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_flipped_byte_is_refused_before_anything_parses_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     data = adapter_bytes(engine, random_factors(0), alpha=4.0)
     digest = hashlib.sha256(data).hexdigest()
 

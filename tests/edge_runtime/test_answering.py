@@ -23,9 +23,7 @@ from tests.edge_runtime.memory_helpers import HashingEmbedder
 
 
 def recalled(item_id: int, text: str) -> Recalled:
-    return Recalled(
-        MemoryItem(item_id, text, "", "2025-01-01", "me", ""), 1.0 / item_id, {"bm25": item_id}, None
-    )
+    return Recalled(MemoryItem(item_id, text, "", "2025-01-01", "me", ""), 1.0 / item_id, {"bm25": item_id}, None)
 
 
 class RecordingEngine:
@@ -71,9 +69,7 @@ def test_what_counts_as_a_wish_to_remember(text: str, statement: str | None) -> 
 
 
 def test_the_best_memory_stands_last_before_the_question() -> None:
-    messages = build_messages(
-        "What now?", [recalled(1, "best\nof all"), recalled(2, "second"), recalled(3, "third")]
-    )
+    messages = build_messages("What now?", [recalled(1, "best\nof all"), recalled(2, "second"), recalled(3, "third")])
     assert messages[0].role == "system"
     assert messages[-1] == ChatMessage("user", "Notes:\n- third\n- second\n- best of all\n\nWhat now?")
     assert [message.role for message in messages[1:]] == ["user", "assistant"] * 4 + ["user"]
@@ -97,11 +93,7 @@ def test_ask_shows_the_sources_it_used_and_stores_nothing(memory: Memory) -> Non
     engine = RecordingEngine()
     answer = ask(engine, memory, "What is my dog called?", k=1, max_tokens=33)  # type: ignore[arg-type]
     assert answer.text == "Your dog is Bruno." and [source.item for source in answer.sources] == [dog]
-    assert (
-        "- My dog is called Bruno" in engine.prompt
-        and "petrol" not in engine.prompt
-        and engine.max_tokens == 33
-    )
+    assert "- My dog is called Bruno" in engine.prompt and "petrol" not in engine.prompt and engine.max_tokens == 33
     assert len(memory) == 2  # neither the question nor the answer
 
 
@@ -128,9 +120,7 @@ def test_a_short_follow_up_is_looked_up_with_the_question_before_it(memory: Memo
     assert [source.item.text for source in stream.sources] == ["The dentist appointment is on 14 March"]
     assert "".join(stream.pieces) == "Your dog is Bruno. "
     assert "<assistant> Yes." in engine.prompt
-    assert (
-        conversation.search_text("What is the name of my dog again?") == "What is the name of my dog again?"
-    )
+    assert conversation.search_text("What is the name of my dog again?") == "What is the name of my dog again?"
 
 
 def test_old_turns_then_weak_sources_make_room(memory: Memory) -> None:
@@ -148,9 +138,7 @@ def test_old_turns_then_weak_sources_make_room(memory: Memory) -> None:
     stream = stream_answer(engine, memory, "dog?", max_tokens=20, conversation=conversation)  # type: ignore[arg-type]
     list(stream.pieces)
     assert (
-        len(engine.tokenise(engine.prompt)) <= 180
-        and 0 < len(stream.sources) < 3
-        and "question 5" not in engine.prompt
+        len(engine.tokenise(engine.prompt)) <= 180 and 0 < len(stream.sources) < 3 and "question 5" not in engine.prompt
     )
     assert len(conversation.turns) == 12  # left out of the prompt, not out of the conversation
 
@@ -185,9 +173,7 @@ def test_the_bundled_model_answers_from_memory(memory: Memory) -> None:
 
     memory.remember_many([Statement(fact) for fact in FACTS])
     with Engine.open(find_model(), threads=1) as engine:
-        answers = {
-            question: ask(engine, memory, question, max_tokens=24).text.lower() for question, _ in QUESTIONS
-        }
+        answers = {question: ask(engine, memory, question, max_tokens=24).text.lower() for question, _ in QUESTIONS}
         alone = ask(engine, None, QUESTIONS[0][0], max_tokens=24).text.lower()
     missed = [question for question, expected in QUESTIONS if expected not in answers[question]]
     assert len(missed) <= 1 and QUESTIONS[0][0] not in missed, answers

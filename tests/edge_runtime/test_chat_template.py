@@ -18,10 +18,7 @@ def test_turns_are_rendered_in_order() -> None:
     messages = [ChatMessage("system", "Be brief."), ChatMessage("user", "Hi")]
     expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
     assert render_chat(CHAT_TEMPLATE, messages, "", "", continue_assistant=False) == expected
-    assert (
-        render_chat(CHAT_TEMPLATE, messages, "", "", continue_assistant=True)
-        == expected + "<|im_start|>assistant\n"
-    )
+    assert render_chat(CHAT_TEMPLATE, messages, "", "", continue_assistant=True) == expected + "<|im_start|>assistant\n"
 
 
 def test_a_template_cannot_reach_python() -> None:

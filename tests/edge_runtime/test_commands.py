@@ -70,19 +70,12 @@ def test_remember_recall_forget(own_home: Path) -> None:
     shown = run("recall", "dog").stdout
     assert "Bruno" in shown and "2025-03-14" in shown and "bm25 1" in shown
     found = run_json("recall", "dog")
-    assert (
-        found["query"] == "dog"
-        and found["memories"][0]["ranks"]["bm25"] == 1
-        and found["memories"][0]["id"] == 1
-    )
+    assert found["query"] == "dog" and found["memories"][0]["ranks"]["bm25"] == 1 and found["memories"][0]["id"] == 1
     assert [item["text"] for item in run_json("recall")["memories"]] == ["My dog is called Bruno"]
     receipt = run_json("forget", "1")["receipts"][0]
     assert receipt["removed"] == {"vectors": 1, "memories": 1, "learnt": 0}
     assert run_json("recall", "dog")["memories"] == []
-    assert (
-        "Nothing relevant" in run("recall", "dog").stdout
-        and "Nothing is remembered yet" in run("recall").stdout
-    )
+    assert "Nothing relevant" in run("recall", "dog").stdout and "Nothing is remembered yet" in run("recall").stdout
 
 
 def test_remember_a_file_and_standard_input(tmp_path: Path) -> None:
@@ -162,10 +155,7 @@ def test_ask_streams_an_answer_with_sources() -> None:
 
 
 def test_ask_to_remember_is_remembered() -> None:
-    assert (
-        run_json("ask", "Remember that I am allergic to walnuts")["remembered"]["text"]
-        == "I am allergic to walnuts"
-    )
+    assert run_json("ask", "Remember that I am allergic to walnuts")["remembered"]["text"] == "I am allergic to walnuts"
 
 
 def test_chat_remembers_only_what_it_is_told_to() -> None:
@@ -180,9 +170,7 @@ def test_chat_remembers_only_what_it_is_told_to() -> None:
 
 
 def test_chat_as_json_is_one_object_per_line() -> None:
-    shown = run(
-        "chat", "--json", stdin="remember that my dog is called Bruno\nWhat is my dog called?\n"
-    ).stdout
+    shown = run("chat", "--json", stdin="remember that my dog is called Bruno\nWhat is my dog called?\n").stdout
     remembered, answered = (json.loads(line) for line in shown.splitlines())
     assert remembered["remembered"]["text"] == "my dog is called Bruno"
     assert answered["answer"] == "Your dog is Bruno." and answered["sources"][0]["id"] == 1
@@ -211,9 +199,7 @@ def test_ledger_reads_the_table_and_composes(own_home: Path) -> None:
     empty = run_json("ledger")
     assert empty["entries"] == [] and empty["epsilon"] == 0.0 and empty["settings"]["share"] is False
     with Device.open(own_home) as device:
-        columns = (
-            "written, run_id, round, attempt, kind, size_bytes, roster_size, noise_multiplier, delta, event"
-        )
+        columns = "written, run_id, round, attempt, kind, size_bytes, roster_size, noise_multiplier, delta, event"
         device.vault.connection.execute(f"CREATE TABLE ledger (entry INTEGER PRIMARY KEY, {columns})")
         for number in (1, 2):
             row = (
@@ -228,9 +214,7 @@ def test_ledger_reads_the_table_and_composes(own_home: Path) -> None:
                 1e-5,
                 '{"noise_multiplier": 2.0}',
             )
-            device.vault.connection.execute(
-                f"INSERT INTO ledger ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", row
-            )
+            device.vault.connection.execute(f"INSERT INTO ledger ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", row)
     shown = run_json("ledger")
     assert [entry["round"] for entry in shown["entries"]] == [1, 2] and "event" not in shown["entries"][0]
     from protocol.accounting import Accountant, PrivacyEvent
@@ -238,9 +222,7 @@ def test_ledger_reads_the_table_and_composes(own_home: Path) -> None:
     assert shown["epsilon"] == pytest.approx(Accountant([PrivacyEvent(2.0, count=2)]).epsilon(1e-5), rel=1e-6)
     assert "epsilon" in run("ledger").stdout
     with Device.open(own_home) as device:
-        device.vault.connection.execute(
-            """UPDATE ledger SET event = '{"noise_multiplier": 0.0}' WHERE round = 2"""
-        )
+        device.vault.connection.execute("""UPDATE ledger SET event = '{"noise_multiplier": 0.0}' WHERE round = 2""")
     assert run_json("ledger")["epsilon"] is None
 
 
@@ -275,9 +257,7 @@ app(sys.argv[1:])
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_chat_that_is_stopped_keeps_what_it_acknowledged(
-    own_home: Path, how: signal.Signals, code: int
-) -> None:
+def test_a_chat_that_is_stopped_keeps_what_it_acknowledged(own_home: Path, how: signal.Signals, code: int) -> None:
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", _CHAT_CHILD, "chat", "--json", "--home", str(own_home)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,

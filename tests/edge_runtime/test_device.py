@@ -51,9 +51,7 @@ def test_opening_is_fast_and_loads_no_model(tmp_path: Path) -> None:
         "heavy = {'torch', 'llama_cpp', 'flwr', 'transformers', 'keyring', 'gguf'} & set(sys.modules)\n"
         "print(sorted(heavy))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -112,9 +110,7 @@ def test_two_processes_may_set_up_one_device(tmp_path: Path) -> None:
         "print(Device.open(Path(sys.argv[1]), create=True, key_method='file').identity.public_bytes.hex())"
     )
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, text=True)
         for _ in range(3)
     ]
     identities = {process.communicate()[0].strip() for process in started}

@@ -96,9 +96,7 @@ def test_random_damage_never_raises_anything_else() -> None:
             read_header(bytes(damaged))
 
 
-@pytest.mark.parametrize(
-    "pairs", [[encode_pair("x", 1), encode_pair("x", 2)], [encode_pair("general.alignment", 0)]]
-)
+@pytest.mark.parametrize("pairs", [[encode_pair("x", 1), encode_pair("x", 2)], [encode_pair("general.alignment", 0)]])
 def test_doubled_keys_and_bad_alignment_are_refused(pairs: list[bytes]) -> None:
     head, _ = encode_header(b"".join(pairs), len(pairs), [("a", (8,), GGMLQuantizationType.F32)])
     with pytest.raises(PenchantError):

@@ -103,9 +103,7 @@ def test_auto_prefers_a_working_key_store(tmp_path: Path, monkeypatch: pytest.Mo
         open_key(tmp_path)
 
 
-def test_auto_without_a_key_store_warns_and_writes_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_without_a_key_store_warns_and_writes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keyring", _Store(priority=0).module())
     with pytest.warns(KeyFileWarning, match="file permissions"):
         key = create_key(tmp_path)

@@ -70,9 +70,7 @@ def test_remembered_words_are_not_on_disk_in_plaintext(tmp_path: Path) -> None:
 
 def test_what_is_remembered_is_there_after_reopening(tmp_path: Path) -> None:
     with Vault.open(tmp_path, KEY) as vault:
-        item = Memory(vault, HashingEmbedder()).remember(
-            "I play the cello", cue="hobbies?", said_at="2025-03-14"
-        )
+        item = Memory(vault, HashingEmbedder()).remember("I play the cello", cue="hobbies?", said_at="2025-03-14")
     with Vault.open(tmp_path, KEY) as vault:
         memory = Memory(vault, HashingEmbedder())
         assert memory.items() == [item] and len(memory) == 1
@@ -150,9 +148,7 @@ def test_dense_alone_finds_without_a_shared_word(memory: Memory) -> None:
     found = memory.recall("the pup barked", rankers=("dense",), floor=0.6)
     assert [entry.item for entry in found] == [dog]
     assert found[0].ranks == {"dense": 1} and found[0].similarity == pytest.approx(1.0, abs=1e-5)
-    assert (
-        memory.recall("granite quarry", rankers=("bm25", "dense"), floor=0.6) == []
-    )  # below the relevance floor
+    assert memory.recall("granite quarry", rankers=("bm25", "dense"), floor=0.6) == []  # below the relevance floor
 
 
 def test_recency_alone_orders_all_by_date(memory: Memory) -> None:
@@ -240,9 +236,7 @@ def test_forget_one_leaves_no_trace(tmp_path: Path, vault: Vault, memory: Memory
     memory.remember_many([Statement(f"filler sentence number {i} about nothing") for i in range(60)])
     gone = memory.remember("Zebedee hates the vacuum cleaner", cue="Quillon asked")
     memory.recall("vacuum")
-    vector = vault.connection.execute(
-        "SELECT vector FROM memory_vectors WHERE memory_id = ?", (gone.id,)
-    ).fetchone()[0]
+    vector = vault.connection.execute("SELECT vector FROM memory_vectors WHERE memory_id = ?", (gone.id,)).fetchone()[0]
     vault.put_blob("personal/adapter", b"learnt from Zebedee")
     vault.put_blob("artefact/frame", b"public")
     before = decrypted_pages(tmp_path, KEY)
@@ -336,7 +330,4 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, acknowledged
         assert len(stored) <= len(acknowledged) + 1  # at most one was written and not yet acknowledged
         vault.connection.execute("INSERT INTO memory_index (memory_index) VALUES ('integrity-check')")
         vectors = vault.connection.execute("SELECT count(*) FROM memory_vectors").fetchone()[0]
-        assert (
-            vectors == len(stored)
-            and vault.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        )
+        assert vectors == len(stored) and vault.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"

@@ -74,8 +74,7 @@ def test_unknown_quantisation_is_refused() -> None:
 
 @pytest.mark.parametrize(("form", "bound"), [("q8_0", 0.02), ("q4_0", 0.3), ("f16", 0.001)])
 def test_requantised_weights_stay_close(tmp_path: Path, form: str, bound: float) -> None:
-    """Largest error per tensor, relative to its largest weight: half a step of 127 or 8 levels, or float16's.
-    """
+    """Largest error per tensor, relative to its largest weight: half a step of 127 or 8 levels, or float16's."""
     source = write_tiny_model(tmp_path / "tiny.gguf", 0)
     floats = source.read_bytes()
     # Float tensors are copied, so go through 4 bits first to have something that is quantised.

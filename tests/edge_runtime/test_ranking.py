@@ -32,9 +32,7 @@ def test_newest_first_equal_ages_share_and_the_future_is_today() -> None:
 
 def test_fusion_adds_weighted_reciprocal_ranks() -> None:
     fused = dict(fuse_ranks({"bm25": ranks_in_order([7, 8]), "dense": {8: 1}, "recency": {7: 1, 8: 4}}))
-    assert fused[7] == pytest.approx(1 / 11 + 0.05 / 11) and fused[8] == pytest.approx(
-        1 / 12 + 1 / 11 + 0.05 / 14
-    )
+    assert fused[7] == pytest.approx(1 / 11 + 0.05 / 11) and fused[8] == pytest.approx(1 / 12 + 1 / 11 + 0.05 / 14)
     assert [item for item, _ in fuse_ranks({"dense": {1: 1}, "bm25": {2: 1}})] == [
         2,
         1,

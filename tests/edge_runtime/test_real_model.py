@@ -82,32 +82,27 @@ def test_the_model_knows_english(engine: Engine) -> None:
 
 
 def test_it_answers_in_its_own_template(engine: Engine) -> None:
-    prompt = engine.chat_prompt(
-        [ChatMessage("user", "What is the capital of France? Answer in one sentence.")]
-    )
+    prompt = engine.chat_prompt([ChatMessage("user", "What is the capital of France? Answer in one sentence.")])
     pieces = list(engine.generate(engine.tokenise(prompt), max_tokens=24))
     assert len(pieces) > 1 and "Paris" in "".join(pieces)
 
 
 def test_several_adapters_with_scales_equal_one_mixture_in_float32(float_engine: Engine) -> None:
-    """Stated tolerance 1e-3 nats per token (0.0004 measured); the adapters' effect is 0.15 root mean square.
-    """
+    """Stated tolerance 1e-3 nats per token (0.0004 measured); the adapters' effect is 0.15 root mean square."""
     difference, effect = _mixture_difference(float_engine)
     assert _root_mean_square(effect) > 0.1
     assert np.abs(difference).max() < 1e-3
 
 
 def test_several_adapters_with_scales_equal_one_mixture_on_q8_0(engine: Engine) -> None:
-    """Within the floor of 8-bit activations: 0.06 root mean square measured, 0.2 stated; means within 0.03.
-    """
+    """Within the floor of 8-bit activations: 0.06 root mean square measured, 0.2 stated; means within 0.03."""
     difference, effect = _mixture_difference(engine)
     assert _root_mean_square(effect) > _root_mean_square(difference)
     assert _root_mean_square(difference) < 0.2 and abs(difference.mean()) < 0.03
 
 
 def _mixture_difference(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
-    """(K adapters with scales minus the one mixture, K adapters minus the base), log-probabilities per token.
-    """
+    """(K adapters with scales minus the one mixture, K adapters minus the base), log-probabilities per token."""
     layers = range(22, 30)
     parts = [
         (random_factors(seed, shapes=REAL_SHAPES, layers=layers, rank=4, size=0.06), weight)

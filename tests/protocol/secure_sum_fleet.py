@@ -115,6 +115,4 @@ class SmallFleet:
 
 def random_vectors(fleet: SmallFleet, rng: np.random.Generator) -> dict[int, NDArray[np.int64]]:
     """One integer vector per device, of both signs, some far beyond the ring."""
-    return {
-        device: rng.integers(-(1 << 40), 1 << 40, fleet.length) for device in range(fleet.task.cohort_size)
-    }
+    return {device: rng.integers(-(1 << 40), 1 << 40, fleet.length) for device in range(fleet.task.cohort_size)}

@@ -15,12 +15,9 @@ BASE = "a" * 64
 def some_frame(rank: int = 3, scale: float = 2.0, seed: int = 0) -> Frame:
     random = np.random.default_rng(seed)
     shapes = {"blk.2.attn_v": (6, 10), "blk.2.ffn_down": (10, 14), "blk.3.attn_v": (6, 10)}
-    left = tuple(
-        np.linalg.qr(random.normal(size=(out, rank)))[0].astype(np.float32) for out, _ in shapes.values()
-    )
+    left = tuple(np.linalg.qr(random.normal(size=(out, rank)))[0].astype(np.float32) for out, _ in shapes.values())
     right = tuple(
-        np.linalg.qr(random.normal(size=(inner, rank)))[0].T.astype(np.float32)
-        for _, inner in shapes.values()
+        np.linalg.qr(random.normal(size=(inner, rank)))[0].T.astype(np.float32) for _, inner in shapes.values()
     )
     return Frame(BASE, rank, scale, tuple(shapes), left, right)
 

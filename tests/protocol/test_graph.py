@@ -27,9 +27,7 @@ def test_graph_is_regular_symmetric_and_without_loops(size, degree, seed):
 
 
 def test_graph_depends_on_its_seed_only():
-    one, same, other = (
-        Graph.over(100, seed=bytes([byte]) * 32, degree=10, threshold=4) for byte in (1, 1, 2)
-    )
+    one, same, other = (Graph.over(100, seed=bytes([byte]) * 32, degree=10, threshold=4) for byte in (1, 1, 2))
     assert one.neighbours(0) == same.neighbours(0)
     assert [one.neighbours(i) for i in range(100)] != [other.neighbours(i) for i in range(100)]
 

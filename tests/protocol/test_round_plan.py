@@ -40,9 +40,7 @@ def test_means_of_updates_and_metrics_arrive_without_noise():
 def test_noise_on_the_sum_has_the_planned_deviation(survivors):
     plan = make_plan(dimension=2045, noise_multiplier=2.0, ring_bits=24)
     rng = np.random.default_rng(survivors)
-    total = sum(
-        plan.contribute(np.zeros(2045), 0.0, 0, rounding_rng=rng, noise_rng=rng) for _ in range(survivors)
-    )
+    total = sum(plan.contribute(np.zeros(2045), 0.0, 0, rounding_rng=rng, noise_rng=rng) for _ in range(survivors))
     noise = plan.codec.decode(reduce_to_ring(total, 24))[:2045]
     joint = plan.layout.joint_norm(0.5)
     # z * J per coordinate at the minimum; Delta exceeds s * J only by the rounding (here below 0.1 %).
@@ -55,11 +53,7 @@ def test_event_accounts_for_the_rounded_joint_sensitivity():
     plan = make_plan()
     event = plan.privacy_event()
     assert event.noise_multiplier == 1.0 and event.sampling_probability == 1.0
-    assert (
-        event.l2_sensitivity
-        == plan.codec.rounded_sensitivity
-        >= plan.task.scale * plan.layout.joint_norm(0.5)
-    )
+    assert event.l2_sensitivity == plan.codec.rounded_sensitivity >= plan.task.scale * plan.layout.joint_norm(0.5)
     assert plan.noise.share_variance == pytest.approx(plan.codec.rounded_sensitivity**2 / 8)
 
 

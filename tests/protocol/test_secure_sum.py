@@ -163,9 +163,7 @@ def advertised():
 def refuse_roster(fleet, entries, match, *, enrolled=None, minimum_roster=0):
     request = ShareRequest(task_digest=fleet.task.digest(), roster=tuple(entries))
     with pytest.raises(ProtocolError, match=match):
-        secure_sum.share(
-            fleet.states[0], request, fleet=enrolled or fleet.fleet, minimum_roster=minimum_roster
-        )
+        secure_sum.share(fleet.states[0], request, fleet=enrolled or fleet.fleet, minimum_roster=minimum_roster)
 
 
 def test_unsigned_or_changed_entry_is_refused(advertised):
@@ -342,9 +340,7 @@ def test_too_few_boxes_for_the_noise_are_refused_before_training():
     requests = fleet.share(fleet.advertise())
     boxes = {peer: box for peer, box in requests[0].boxes.items() if peer < 6}
     with pytest.raises(ProtocolError, match="too few for the noise"):
-        secure_sum.check_collect(
-            fleet.states[0], CollectRequest(task_digest=fleet.task.digest(), boxes=boxes)
-        )
+        secure_sum.check_collect(fleet.states[0], CollectRequest(task_digest=fleet.task.digest(), boxes=boxes))
 
 
 def test_wrong_shares_are_noticed_not_summed(masked):

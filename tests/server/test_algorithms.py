@@ -75,9 +75,7 @@ def offered(
     weights = sketch
     if "bases" in chosen["artefacts"]:
         data = chosen["artefacts"]["bases"]
-        weights = (
-            Coordinates.from_bytes(data, frame_sha256=frame.digest, dimension=frame.dimension).rows @ delta
-        )
+        weights = Coordinates.from_bytes(data, frame_sha256=frame.digest, dimension=frame.dimension).rows @ delta
     return np.outer(weights / np.linalg.norm(weights), delta).ravel()
 
 
@@ -155,9 +153,7 @@ def test_the_noise_floor_is_that_of_the_real_mechanism() -> None:
     )
     mechanism, nothing, squares = RoundPlan.of(task), np.zeros(task.update_dimension), []
     for _ in range(40):
-        shares = [
-            mechanism.contribute(nothing, 0.0, 0, rounding_rng=random, noise_rng=random) for _ in range(7)
-        ]
+        shares = [mechanism.contribute(nothing, 0.0, 0, rounding_rng=random, noise_rng=random) for _ in range(7)]
         ring_sum = (np.sum(shares, axis=0) & ((1 << task.ring_bits) - 1)).astype(np.uint32)
         outcome = decode_sum(task, ring_sum, survivors=7)
         algorithm.absorb(task, outcome.mean_update, 7, outcome.metrics)
@@ -180,9 +176,7 @@ def test_shared_rounds_are_the_mean_of_the_updates() -> None:
         updates = random.normal(size=(PEOPLE, frame.dimension))
         released = algorithm.absorb(task_from(chosen, number), updates.mean(0), PEOPLE, QUIET)
         expected = expected + 0.5 * updates.mean(0)
-        rows = Coordinates.from_bytes(
-            released["shared"], frame_sha256=frame.digest, dimension=frame.dimension
-        ).rows
+        rows = Coordinates.from_bytes(released["shared"], frame_sha256=frame.digest, dimension=frame.dimension).rows
         assert np.allclose(rows[0], expected, atol=1e-6)
     assert algorithm.next_task([None] * 2) is None  # type: ignore[list-item]
 
@@ -202,9 +196,7 @@ def test_the_clip_norm_follows_the_quantile(fits: float, grows: bool) -> None:
 
 def test_the_clip_norm_settles_at_the_quantile() -> None:
     norms = np.random.default_rng(5).lognormal(size=PEOPLE)
-    algorithm = PreferenceBases(
-        small_frame(), PreferencePlan(shared_rounds=80, shared_clip=9.0, clip_quantile=0.7)
-    )
+    algorithm = PreferenceBases(small_frame(), PreferencePlan(shared_rounds=80, shared_clip=9.0, clip_quantile=0.7))
     clip = 9.0
     for number in range(80):
         chosen = algorithm.next_task([None] * number)  # type: ignore[list-item]

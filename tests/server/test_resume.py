@@ -33,9 +33,7 @@ class MortalStore(Store):
 
     def __init__(self, path: Path, dies_at: int, after_commit: bool) -> None:
         super().__init__(path)
-        self._connection.execute(
-            "PRAGMA synchronous=OFF"
-        )  # the kill is simulated, so nothing has to reach the disk
+        self._connection.execute("PRAGMA synchronous=OFF")  # the kill is simulated, so nothing has to reach the disk
         self.dies_at, self.after_commit, self.count = dies_at, after_commit, 0
         self.labels: list[str] = []
 
@@ -151,11 +149,7 @@ def test_the_ledger_composes_over_the_runs_of_a_store_and_stops_at_the_budget(tm
         one = run(homes, "one", tmp_path / "out")
         two = run(homes, "two", tmp_path / "out")
         assert two.epsilon > one.epsilon
-        settings = settings_of(
-            run_id="three", rounds=5, noise_multiplier=1.0, epsilon_budget=two.epsilon * 1.2
-        )
+        settings = settings_of(run_id="three", rounds=5, noise_multiplier=1.0, epsilon_budget=two.epsilon * 1.2)
         three = run_fleet(grid_of(homes), settings, tmp_path / "out", MeanAlgorithm())
-    assert (
-        0 < len(three.outcomes) < 5 and "budget" not in three.stopped and "above the fleet's" in three.stopped
-    )
+    assert 0 < len(three.outcomes) < 5 and "budget" not in three.stopped and "above the fleet's" in three.stopped
     assert two.epsilon < three.epsilon <= two.epsilon * 1.2

@@ -127,9 +127,7 @@ def test_rounds_build_on_releases_and_only_missing_artefacts_are_sent(tmp_path: 
         release.sha256 for release in result.releases[:-1]
     ]
     assert len(set(result.outcomes[2].task.artefacts.values())) == 1
-    setups = [
-        transfer for transfer in grid.transfers if transfer.stage == "setup" and transfer.direction == "down"
-    ]
+    setups = [transfer for transfer in grid.transfers if transfer.stage == "setup" and transfer.direction == "down"]
     assert len(setups) == 5 * 4  # the roll call, then one artefact per device and round
 
 

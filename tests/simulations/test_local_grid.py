@@ -27,17 +27,14 @@ def setup(message: Message, context: Context) -> Message:
     return Message(RecordDict({"m": ConfigRecord({"cbor": reply})}), reply_to=message)
 
 
-def grid_of(
-    people: int = 3, dropped: LossRule = lose_nothing, silenced: LossRule = lose_nothing
-) -> LocalGrid:
+def grid_of(people: int = 3, dropped: LossRule = lose_nothing, silenced: LossRule = lose_nothing) -> LocalGrid:
     homes = [Path(f"/nowhere/{number}") for number in range(people)]
     return LocalGrid(echo, homes, dropped=dropped, silenced=silenced, record_payloads=True)
 
 
 def messages(grid: LocalGrid, data: bytes = b"x" * 100) -> list[Message]:
     return [
-        Message(RecordDict({"m": ConfigRecord({"cbor": data})}), node, "query.setup")
-        for node in grid.get_node_ids()
+        Message(RecordDict({"m": ConfigRecord({"cbor": data})}), node, "query.setup") for node in grid.get_node_ids()
     ]
 
 
@@ -57,9 +54,7 @@ def test_losses_arrive_as_flowers_errors_and_are_counted_as_they_happened() -> N
     assert [reply.has_error() for reply in replies] == [True, True, False]
     assert grid.bytes_per_device("up") == {0: 0, 1: 0, 2: grid.bytes_by_stage("up")["setup"]}
     assert all(size > 100 for size in grid.bytes_per_device("down").values())
-    assert [transfer.payload for transfer in grid.transfers if transfer.direction == "up"] == [
-        b"x" * 100 + b"2"
-    ]
+    assert [transfer.payload for transfer in grid.transfers if transfer.direction == "up"] == [b"x" * 100 + b"2"]
 
 
 def test_an_app_that_raises_answers_with_an_error() -> None:
@@ -81,6 +76,4 @@ def test_a_message_costs_about_a_millisecond() -> None:
     batch = messages(grid, b"x" * 10_000)
     began = time.perf_counter()
     list(grid.send_and_receive(batch))
-    assert (
-        time.perf_counter() - began
-    ) / 50 < 0.01  # measured 0.6 ms on an idle core; ten times that when shared
+    assert (time.perf_counter() - began) / 50 < 0.01  # measured 0.6 ms on an idle core; ten times that when shared

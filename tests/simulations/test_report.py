@@ -50,13 +50,9 @@ def read_page(out: Path) -> PageReader:
     return page
 
 
-def table_text(
-    report: dict[str, Any], *, width: int = 110, color: bool = False, out: Path | None = None
-) -> str:
+def table_text(report: dict[str, Any], *, width: int = 110, color: bool = False, out: Path | None = None) -> str:
     target = StringIO()
-    console = Console(
-        file=target, width=width, force_terminal=color, color_system="standard" if color else None
-    )
+    console = Console(file=target, width=width, force_terminal=color, color_system="standard" if color else None)
     show_table(report, console, out=out)
     return target.getvalue()
 

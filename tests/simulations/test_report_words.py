@@ -23,9 +23,7 @@ def test_headline_follows_the_interval() -> None:
     assert "(−0.4 to 3.0) includes zero" in headline_for(0.012, -0.004, 0.03)
     assert "does not beat the plain model" in headline_for(-0.012, -0.03, 0.004)
     assert "does not beat the plain model" in headline_for(0.01, 0.0, 0.02)  # touching zero is no gain
-    assert "is worse than the plain model: the loss rises by 5.0 % (4.0 to 6.0)" in headline_for(
-        -0.05, -0.06, -0.04
-    )
+    assert "is worse than the plain model: the loss rises by 5.0 % (4.0 to 6.0)" in headline_for(-0.05, -0.06, -0.04)
     # A bound that is not zero is never printed as zero, whichever side decides.
     assert "0.0 " not in headline_for(0.004, 0.0002, 0.008).split("interval")[1]
 

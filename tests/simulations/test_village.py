@@ -85,9 +85,7 @@ def test_evidence_holds_every_name_and_number_of_an_answer(person: Person) -> No
         rows = [person.train_messages[index] for index in fact.evidence]
         evidence = " ".join(f"{row.cue} {row.text}" for row in rows).lower()
         told = fact.question.lower()  # what the question says, the answer may repeat
-        missing = [
-            word for word in names_and_numbers(fact.answer) if word not in evidence and word not in told
-        ]
+        missing = [word for word in names_and_numbers(fact.answer) if word not in evidence and word not in told]
         assert not missing, (fact.question, missing)
 
 
@@ -156,12 +154,8 @@ def author_accuracy(people: list[Person]) -> float:
     right = rows = 0
     for index, person in enumerate(people):
         for row in person.test_messages:
-            grams = {
-                gram: weight * rarity[gram] for gram, weight in profile(row.text).items() if gram in rarity
-            }
-            scores = [
-                sum(value * centroid.get(gram, 0.0) for gram, value in grams.items()) for centroid in weighted
-            ]
+            grams = {gram: weight * rarity[gram] for gram, weight in profile(row.text).items() if gram in rarity}
+            scores = [sum(value * centroid.get(gram, 0.0) for gram, value in grams.items()) for centroid in weighted]
             right += scores.index(max(scores)) == index
             rows += 1
     return right / rows

@@ -1,0 +1,125 @@
+"""The `penchant` command: one person's device (`edge_runtime.commands`) plus the demo and experiments.
+
+It is assembled here, in the outermost room, because imports point inwards. The libraries for training and for
+fleets are imported by the commands that need them, so the device's commands work on a base installation.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from edge_runtime.command_support import AsJson, one_line_errors, print_json
+from edge_runtime.commands import app
+from protocol.errors import PenchantError
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
+
+
+def need(*modules: str) -> None:
+    """Raise PenchantError with the way out if a library of the extra installation is missing."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise PenchantError(f"this needs {', '.join(missing)}: install it with pip install 'penchant[all]'")
+
+
+class StageDisplay:
+    """One progress line per stage on the terminal, one plain line per stage elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started = time.monotonic()
+
+    def __enter__(self) -> StageDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=1.0)
+            if not self._console.is_terminal:
+                self._console.print(f"{time.monotonic() - self._started:6.1f} s  {stage}", highlight=False)
+        self._progress.update(self._tasks[stage], completed=fraction)
+        if fraction >= 1.0:
+            self._progress.stop_task(self._tasks[stage])
+
+
+def _run(settings: Any, people: Any, out: Path, as_json: bool) -> None:
+    from simulations.experiment import run_experiment
+    from simulations.report import show_table, write_report
+
+    console = Console(stderr=as_json)
+    command = shlex.join(["penchant", *sys.argv[1:]])
+    with StageDisplay(console) as display:
+        report = run_experiment(settings, people, out, command=command, on_stage=display)
+    write_report(report, out)
+    if as_json:
+        print_json(report)
+        return
+    show_table(report, console, out=out)
+    console.print(
+        f"\nTalk to one of them:  penchant chat --home {out / 'devices' / '0000'}\n"
+        f"Let one of them write: penchant draft --home {out / 'devices' / '0000'} 'Invite a friend to dinner'",
+        highlight=False,
+        markup=False,
+    )
+
+
+@app.command(epilog="Examples: penchant demo   |   penchant demo --people 12 --rounds 3 --out /tmp/village")
+@one_line_errors
+def demo(
+    people: Annotated[int, typer.Option(min=8, max=26, help="People in the fleet; 6 newcomers join.")] = 24,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Private sums; the last two build bases.")] = 4,
+    out: Out = Path("penchant-demo"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in --out first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole system on a village of invented people: memories, private rounds, bases, answers, a report."""
+    need("torch", "transformers", "flwr", "matplotlib", "scipy")
+    from simulations.demo import demo_settings, village_of
+
+    if fresh and (out / "report.json").exists():
+        shutil.rmtree(out)
+    _run(demo_settings(rounds), village_of(people), out, as_json)
+
+
+@app.command(epilog="Example: penchant simulate simulations/blogs.toml --out runs/blogs")
+@one_line_errors
+def simulate(
+    file: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Run the experiment that a TOML file describes; the same report as the demo's."""
+    need("torch", "transformers", "flwr", "matplotlib", "scipy")
+    from simulations.experiment_file import read_experiment
+
+    settings, people = read_experiment(file)
+    _run(settings, people, out, as_json)
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    app()

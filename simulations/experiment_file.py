@@ -1,0 +1,63 @@
+"""An experiment as a TOML file: who takes part, and every setting that differs from the defaults.
+
+title = "100 bloggers"
+noise_multiplier = 1.0
+delta = 1e-4
+
+[people]                # source: "village", "blogs" or "novels"; the last two read PENCHANT_DATA
+source = "blogs"
+fleet = 100
+newcomers = 20
+seed = 0
+
+[training]              # client.training.TrainingPlan
+[plan]                  # server.algorithms.PreferencePlan
+[held_out]              # simulations.arms.HeldOut
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import PenchantError
+from simulations.datasets import Selection, data_folder, load_blogs, load_novels
+from simulations.demo import village_of
+from simulations.experiment import ExperimentSettings, settings_with
+from simulations.people import Person
+
+
+def read_experiment(file: Path) -> tuple[ExperimentSettings, list[Person]]:
+    """Settings and people of an experiment. Raises PenchantError that names what is wrong in the file."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PenchantError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PenchantError(f"{file} is not TOML: {error}") from None
+    people = content.pop("people", None)
+    if not isinstance(people, dict):
+        raise PenchantError(f"{file} needs a table [people] with a source")
+    try:
+        settings = settings_with(ExperimentSettings(title=file.stem), content)
+    except TypeError as error:
+        raise PenchantError(f"{file}: a setting has the wrong type ({error})") from None
+    return settings, read_people(people)
+
+
+def read_people(table: dict[str, Any]) -> list[Person]:
+    """The people that a [people] table names."""
+    known = {"source", "fleet", "newcomers", "seed", "max_words"}
+    if unknown := sorted(set(table) - known):
+        raise PenchantError(f"[people] has no setting {unknown[0]!r}")
+    source, fleet = table.get("source"), int(table.get("fleet", 24))
+    if source == "village":
+        return village_of(fleet)
+    selection = Selection(max_words=int(table.get("max_words", 90)))
+    newcomers, seed = int(table.get("newcomers", 0)), int(table.get("seed", 0))
+    if source == "blogs":
+        return load_blogs(data_folder() / "blogs", people=fleet, newcomers=newcomers, seed=seed, selection=selection)
+    if source == "novels":
+        return load_novels(data_folder() / "novels", people=fleet, newcomers=newcomers, seed=seed, selection=selection)
+    raise PenchantError("[people] source must be one of: village, blogs, novels")
