@@ -64,7 +64,10 @@ class AdapterLog:
         rows = self._vault.connection.execute(
             "SELECT id, sha256, base_sha256, note, epsilon, installed_at FROM adapters ORDER BY id"
         ).fetchall()
-        return [AdapterVersion(*row, row[0] == live, _blob(row[1]) in held) for row in rows]
+        return [
+            AdapterVersion(number, digest, base, note, epsilon, installed_at, number == live, _blob(digest) in held)
+            for number, digest, base, note, epsilon, installed_at in rows
+        ]
 
     def live(self) -> tuple[AdapterVersion, bytes] | None:
         """The adapter in use with its bytes, or None (none installed, switched off, or forgotten)."""

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -55,6 +56,13 @@ def one_line_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapped
+
+
+def need(*modules: str) -> None:
+    """Raise PenchantError with the way out if a library of the extra installation is missing."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise PenchantError(f"this needs {', '.join(missing)}: install it with pip install 'penchant[all]'")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +17,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from edge_runtime.command_support import AsJson, one_line_errors, print_json
+from client.commands import train
+from edge_runtime.command_support import AsJson, need, one_line_errors, print_json
 from edge_runtime.commands import app
-from protocol.errors import PenchantError
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
-
-
-def need(*modules: str) -> None:
-    """Raise PenchantError with the way out if a library of the extra installation is missing."""
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise PenchantError(f"this needs {', '.join(missing)}: install it with pip install 'penchant[all]'")
 
 
 class StageDisplay:
@@ -85,6 +77,9 @@ def _run(settings: Any, people: Any, out: Path, as_json: bool) -> None:
         highlight=False,
         markup=False,
     )
+
+
+app.command(epilog="Examples: penchant train   |   penchant train --epsilon 4")(train)
 
 
 @app.command(epilog="Examples: penchant demo   |   penchant demo --people 12 --rounds 3 --out /tmp/village")

@@ -11,13 +11,13 @@ layers, theta of norm 2.0 (what training gives):
 
                                             mean     max    (absolute, nats per token)
     base model, torch and llama.cpp         0.078    0.43
-    with adapter, torch and llama.cpp       0.067    0.37
-    the change that the adapter makes       0.580           (correlation of the two engines' changes 0.997)
-    its difference between the engines      0.060    0.34
-    three adapters mixed and the one mix    0.0072   0.11   (both in llama.cpp; the mix changes 1.38)
+    with adapter, torch and llama.cpp       0.070    0.56
+    the change that the adapter makes       0.583           (correlation of the two engines' changes 0.996)
+    its difference between the engines      0.065    0.42
+    three adapters mixed and the one mix    0.015    0.42   (both in llama.cpp; the mix changes 1.4)
 
-So the difference is the base model's arithmetic, not the adapter's. Bounds are about three times these
-figures.
+So the difference is the base model's arithmetic, not the adapter's; the largest is an activation that rounded the
+other way, and moves with the last bit of the frame. Bounds are about three times these figures.
 """
 
 from __future__ import annotations
@@ -165,14 +165,12 @@ def test_torch_and_llama_agree_on_the_bundled_model(real: Pair) -> None:
     theta = real.theta(0, 0.15)
     base, trained_base = real.served(), real.trained(np.zeros_like(theta))
     served, trained = real.served((real.load(theta), 1.0)), real.trained(theta)
-    for x, y in ((base, trained_base), (served, trained), (served - base, trained - trained_base)):
-        print("D", np.abs(x - y).mean(), np.abs(x - y).max(), np.corrcoef(x, y)[0, 1], np.abs(x).mean())
     agree(base, trained_base, mean=0.23, largest=1.3)
-    agree(served, trained, mean=0.2, largest=1.1)
+    agree(served, trained, mean=0.21, largest=1.6)
     moved, wanted = served - base, trained - trained_base
     assert np.abs(moved).mean() > 0.4
-    agree(moved, wanted, mean=0.18, largest=1.0)
-    assert np.corrcoef(moved, wanted)[0, 1] > 0.99
+    agree(moved, wanted, mean=0.2, largest=1.3)
+    assert np.corrcoef(moved, wanted)[0, 1] > 0.98
     assert wanted @ moved / (wanted @ wanted) == pytest.approx(1.0, abs=0.05)  # neither half nor double the scale
 
 
@@ -183,5 +181,4 @@ def test_mixing_on_the_bundled_model(real: Pair) -> None:
     mixed = mix(np.zeros(real.frame.dimension), np.stack(thetas), weights)
     one = real.served((real.load(mixed), 1.0))
     assert np.abs(one - real.served()).mean() > 0.7
-    print("MIX", np.abs(together - one).mean(), np.abs(together - one).max())
     agree(together, one, mean=0.05, largest=1.3)
