@@ -1,4 +1,4 @@
-"""What a device trains on: its owner's own words, in the very prompt that answering uses.
+"""What a device trains on: its owner's own words, in the short form of the prompts that serve.
 
 Two kinds of example, both "request -> reply": a remembered message with the request it answered (``cue``), and a
 preferred answer. What a model said is never among them (the memory refuses it). Without notes in the prompt: the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from edge_runtime.answering import build_messages
 from edge_runtime.chat_template import ChatMessage
 from edge_runtime.device import Device
-from edge_runtime.drafting import DEFAULT_CUE, build_draft
+from edge_runtime.drafting import DEFAULT_CUE, plain_draft
 from edge_runtime.engine import Engine
 
 
@@ -37,7 +37,7 @@ def device_examples(engine: Engine, device: Device, *, messages: int, choices: i
     written = sorted(device.memory.items(), key=lambda item: (item.said_at, item.id))
     preferred = sorted(device.memory.preferences(), key=lambda choice: (choice.said_at, choice.id))
     return [
-        make_example(engine, build_draft(item.cue or DEFAULT_CUE), item.text)
+        make_example(engine, plain_draft(item.cue or DEFAULT_CUE), item.text)
         for item in written[max(0, len(written) - messages) :]
     ] + [
         make_example(engine, build_messages(choice.prompt, []), choice.chosen)
@@ -50,7 +50,7 @@ def public_examples(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Ex
     return [
         make_example(
             engine,
-            build_messages(request, []) if request.endswith("?") else build_draft(request),
+            build_messages(request, []) if request.endswith("?") else plain_draft(request),
             reply,
         )
         for request, reply in pairs

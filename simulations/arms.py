@@ -26,6 +26,7 @@ from edge_runtime.device import Device
 from edge_runtime.drafting import build_draft
 from edge_runtime.engine import Engine
 from edge_runtime.models import ModelFile, ModelShape
+from edge_runtime.statements import MemoryItem, Recalled
 from protocol.frames import Frame, Vector
 from simulations.people import Person
 from simulations.scoring import Job, JobResult, ScoredText
@@ -34,7 +35,6 @@ from simulations.statistics import mean_interval
 ARMS = ("none", "rag", "shared", "personal", "bases", "rag+shared", "rag+bases")
 CONTROLS = {
     "stranger_memory": "none",
-    "stranger_memory+bases": "bases",
     "stranger_adapter": "shared",
 }
 WITHOUT_MEMORY = {
@@ -42,17 +42,19 @@ WITHOUT_MEMORY = {
     "stranger_memory": "none",
     "rag+shared": "shared",
     "rag+bases": "bases",
-    "stranger_memory+bases": "bases",
 }
+# Every arm gets the same layout: a question without any note is asked with this one, and a draft without earlier
+# messages after worked turns. What memory adds is then its content, not the look of the prompt.
+NOTHING_FOUND = Recalled(MemoryItem(0, "There is no note about this.", "", "2025-01-01", "me", ""), 0.0, {}, None)
 DRAFT_MEMORIES, FACT_MEMORIES = 2, 2
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How many of a person's newest held-out rows of each kind are scored, and their length in tokens."""
+    """How many of a person's held-out rows of each kind, the first after the split, are scored, and their length in tokens."""
 
     messages: int = 2
-    facts: int = 2
+    facts: int = 1
     choices: int = 1
     max_tokens: int = 64
 
@@ -70,6 +72,7 @@ def held_out_texts(engine: Engine, person: Person, limits: HeldOut, memory_of: D
         texts.append(scored("message", engine.chat_prompt(build_draft(message.cue, notes)), message.text))
     for fact in person.facts[: limits.facts]:
         notes = memory_of.memory.recall(fact.question, k=FACT_MEMORIES) if memory_of else []
+        notes = notes or [NOTHING_FOUND]
         texts.append(scored("fact", engine.chat_prompt(build_messages(fact.question, notes)), fact.answer))
     # Memory has no part in general questions: those rows are scored once and count in both kinds of arm.
     for choice in person.test_choices[: 0 if memory_of else limits.choices]:
@@ -124,7 +127,6 @@ def plan_jobs(
     for person in range(count):
         add("bases", person, plain[person], adapters[person].bases)
         add("rag+bases", person, with_memory[person], adapters[person].bases)
-        add("stranger_memory+bases", person, with_stranger[person], adapters[person].bases)
     for person in range(count):
         add("personal", person, plain[person], adapters[person].personal)
         add("stranger_adapter", (person - 1) % count, plain[(person - 1) % count], adapters[person].personal)
