@@ -26,8 +26,8 @@ from edge_runtime.models import cache_folder, read_model_shape, write_atomically
 from protocol.errors import PenchantError
 from protocol.frames import Frame
 
-TOP_LAYERS, FRAME_RANK = 2, 4
-FRAME_KINDS = ("ffn_gate", "ffn_up", "ffn_down")
+TOP_LAYERS, FRAME_RANK = 4, 4
+FRAME_KINDS = ("attn_output", "ffn_down")
 MINIMUM_TEXTS = 12
 MAXIMUM_TEXTS = 400
 SCORING_CONTEXT = 1024
@@ -120,7 +120,7 @@ def train_device(
         metadata=AdapterMetadata(
             base_sha256=trainer.model.sha256,
             frame_sha256=frame.digest,
-            epsilon=spent if np.isfinite(spent) else 0.0,
+            epsilon=spent if np.isfinite(spent) else None,
             created=created,
         ),
         architecture=shape.architecture,

@@ -30,7 +30,9 @@ convex). Training uses it, evaluation never does (llama.cpp scores the full voca
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,9 +143,10 @@ class TorchModel:
         hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         try:
-            causal_lm = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=dtype or fast_dtype(), local_files_only=True
-            )
+            with redirect_stderr(io.StringIO()):  # its progress bars cannot be switched off and break ours
+                causal_lm = AutoModelForCausalLM.from_pretrained(
+                    gguf.parent, gguf_file=gguf.name, dtype=dtype or fast_dtype(), local_files_only=True
+                )
         except Exception as error:
             reason = f"it could not be de-quantised ({error})"
             raise PenchantError(f"cannot train on {gguf.name}: {reason}") from error

@@ -39,13 +39,13 @@ TOKENISER_CONTEXT = 256
 class TrainingPlan:
     """Public training settings of a task: how much text, how far, how fast."""
 
-    top_layers: int = 2
-    messages: int = 14
-    choices: int = 7
-    max_tokens: int = 112
+    top_layers: int = 4
+    messages: int = 12
+    choices: int = 6
+    max_tokens: int = 104
     epochs: int = 1
-    batch_size: int = 7
-    learning_rate: float = 0.1
+    batch_size: int = 6
+    learning_rate: float = 0.05
     residual_epochs: int = 2
 
     @staticmethod

@@ -33,6 +33,7 @@ from edge_runtime.gguf_bytes import (
 from protocol.errors import PenchantError
 
 Factors = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+NO_GUARANTEE = "none claimed"  # stands in the file in place of an epsilon
 
 _WHAT = "this adapter"
 _KEY = "penchant."
@@ -44,14 +45,15 @@ _PERMUTED_ARCHITECTURE = "llama"
 @dataclass(frozen=True)
 class AdapterMetadata:
     """Where an adapter comes from. Digests are hex SHA-256 ("" where there is none); `epsilon` is the privacy
-    spent on it (0.0: none was claimed); `created` is an ISO date. Validated at construction.
+    spent on it, None where nothing is guaranteed (no noise, or nobody kept account): never a number that could be
+    read as a promise; `created` is an ISO date. Validated at construction.
     """
 
     base_sha256: str
     frame_sha256: str
     parent_sha256: str = ""
     round: int = 0
-    epsilon: float = 0.0
+    epsilon: float | None = None
     created: str = ""
 
     def __post_init__(self) -> None:
@@ -62,8 +64,10 @@ class AdapterMetadata:
                 raise PenchantError(
                     "an adapter names its frame and parent by SHA-256 (64 hex digits), or leaves them empty"
                 )
-        if not (self.round >= 0 and math.isfinite(self.epsilon) and self.epsilon >= 0):
-            raise PenchantError("an adapter's round and epsilon must be finite and at least 0")
+        if self.round < 0:
+            raise PenchantError("an adapter's round must be at least 0")
+        if self.epsilon is not None and not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise PenchantError("an adapter's epsilon must be finite and at least 0, or None where none is claimed")
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def write_adapter(
         (_KEY + "frame_sha256", metadata.frame_sha256),
         (_KEY + "parent_sha256", metadata.parent_sha256),
         (_KEY + "round", metadata.round),
-        (_KEY + "epsilon", float(metadata.epsilon)),
+        (_KEY + "epsilon", NO_GUARANTEE if metadata.epsilon is None else float(metadata.epsilon)),
         (_KEY + "created", metadata.created),
         (_KEY + "heads", heads),
         (_KEY + "kv_heads", kv_heads),
@@ -184,14 +188,14 @@ def _metadata_of(header: GgufHeader) -> AdapterMetadata:
     if header.metadata.get("general.type") != "adapter" or header.metadata.get("adapter.type") != "lora":
         raise PenchantError("these bytes are not an adapter: give an adapter file")
     epsilon = header.metadata.get(_KEY + "epsilon")
-    if not isinstance(epsilon, float):
+    if epsilon != NO_GUARANTEE and not isinstance(epsilon, float):
         raise PenchantError(f"{_WHAT} does not state its privacy spend: it was not written by this program")
     return AdapterMetadata(
         base_sha256=_text(header, _KEY + "base_sha256"),
         frame_sha256=_text(header, _KEY + "frame_sha256"),
         parent_sha256=_text(header, _KEY + "parent_sha256"),
         round=_number(header, _KEY + "round"),
-        epsilon=epsilon,
+        epsilon=epsilon if isinstance(epsilon, float) else None,
         created=_text(header, _KEY + "created"),
     )
 

@@ -18,20 +18,22 @@ from protocol.errors import PenchantError
 
 _STEPS: Final = (
     "CREATE TABLE adapters (id INTEGER PRIMARY KEY AUTOINCREMENT, sha256 TEXT NOT NULL, base_sha256 TEXT NOT NULL, "
-    "note TEXT NOT NULL, epsilon REAL NOT NULL, installed_at TEXT NOT NULL)",
+    "note TEXT NOT NULL, epsilon REAL, installed_at TEXT NOT NULL)",
     "CREATE TABLE live_adapter (only INTEGER PRIMARY KEY CHECK (only = 1), adapter_id INTEGER)",
 )
 
 
 @dataclass(frozen=True)
 class AdapterVersion:
-    """One row of the log. ``held``: its bytes are still there (a forget removes them)."""
+    """One row of the log. ``epsilon`` None: no privacy is claimed. ``held``: its bytes are still there (a forget
+    removes them).
+    """
 
     id: int
     sha256: str
     base_sha256: str
     note: str
-    epsilon: float
+    epsilon: float | None
     installed_at: str
     live: bool
     held: bool

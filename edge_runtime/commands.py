@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_runtime.adapter_file import NO_GUARANTEE
 from edge_runtime.adapters import AdapterLog
 from edge_runtime.command_support import (
     AsJson,
@@ -185,12 +186,13 @@ def adapters(
                 version.id,
                 version.installed_at,
                 version.note,
+                NO_GUARANTEE if version.epsilon is None else f"{version.epsilon:.2f}",
                 "live" if version.live and version.held else "kept" if version.held else "forgotten",
                 version.sha256[:12],
             )
             for version in versions
         ]
-        print_table("Adapters", ("id", "installed", "what", "state", "sha256"), rows)
+        print_table("Adapters", ("id", "installed", "what", "epsilon", "state", "sha256"), rows)
 
 
 def _lines_of(file: str) -> list[str]:

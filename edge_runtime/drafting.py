@@ -28,7 +28,7 @@ _WORKED_TURNS: Final = (
     ),
     (
         "Thank the neighbours for the cake",
-        "Dear both, the cake was wonderful and is already gone; the children send their thanks, and I send back the plate.",
+        "Dear both, the cake was wonderful and is gone already; the children send thanks, and I send back the plate.",
     ),
 )
 

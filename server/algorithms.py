@@ -1,7 +1,7 @@
 """What the fleet learns: first one shared adapter, then K adapter bases, from nothing but noisy sums.
 
 Shared adapter: FedAvg (McMahan et al. 2017) in the frame, where a mean of adapters is exact:
-``theta <- theta + server_rate * mean_u delta_u``.
+``theta <- theta + server_rate * shrink(mean_u delta_u)``, the mean shrunk by what its known noise explains.
 
 Bases: blind subspace iteration. The first sum is the sketch ``Y = sum_u w_u (x) delta_u`` (K x d) with private random
 ``w_u``; its orthonormalised rows are the bases; in every later sum the devices use their own projections as
@@ -39,9 +39,9 @@ class PreferencePlan:
 
     shared_rounds: int = 3
     bases_rounds: int = 2
-    basis_count: int = 3
-    shared_clip: float = 1.0
-    bases_clip: float = 1.0
+    basis_count: int = 2
+    shared_clip: float = 0.6
+    bases_clip: float = 0.8
     clip_quantile: float = 0.5
     clip_rate: float = 0.2
     server_rate: float = 1.0
@@ -101,7 +101,8 @@ class PreferenceBases:
     ) -> Mapping[str, bytes]:
         """Take in one noisy mean and publish what follows from it."""
         if task.kind == "shared":
-            self.shared = self.shared + self.plan.server_rate * mean_update
+            update = shrink(mean_update, noise_deviation(task, survivors))
+            self.shared = self.shared + self.plan.server_rate * update
             if self.plan.clip_rate > 0:
                 self._clip = update_clip_norm(
                     self._clip,
@@ -112,9 +113,26 @@ class PreferenceBases:
             return {"shared": Coordinates(self.frame.digest, self.shared[None]).to_bytes()}
         sketch = mean_update.reshape(task.basis_count, task.dimension)
         self.bases, self.spectrum = orthonormal_rows(sketch)
-        deviation = math.sqrt(RoundPlan.of(task).noise.total_variance(survivors)) / task.scale / survivors
+        deviation = noise_deviation(task, survivors)
         self.noise_floor = deviation * (math.sqrt(task.dimension) + math.sqrt(task.basis_count))
         return {"bases": Coordinates(self.frame.digest, self.bases).to_bytes()}
+
+
+def noise_deviation(task: RoundTask, survivors: int) -> float:
+    """Standard deviation of the noise in one coordinate of a round's mean update, 0 for a round without noise."""
+    return math.sqrt(RoundPlan.of(task).noise.total_variance(survivors)) / task.scale / survivors
+
+
+def shrink(mean: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
+    """Positive-part James-Stein estimate of the true mean (d,) from one noisy reading with known noise.
+
+    ``max(0, 1 - (d - 2) deviation^2 / ||mean||^2) * mean``: never worse in expected squared error than the reading
+    itself for d >= 3 (James and Stein 1961), and free, since it only post-processes a released sum.
+    """
+    square = float(mean @ mean)
+    if square == 0.0 or len(mean) < 3:
+        return mean
+    return max(0.0, 1.0 - (len(mean) - 2) * deviation**2 / square) * mean
 
 
 def orthonormal_rows(

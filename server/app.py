@@ -1,9 +1,10 @@
 """The Flower ServerApp: run configuration in, `run_fleet` out. Nothing of the protocol is decided here.
 
-Keys of the run configuration (Flower's, in pyproject.toml or `--run-config`): `out` (folder for the store and
-releases), `run-id`, `rounds`, `noise-multiplier`, `delta`, and optionally `cohort-size`, `minimum-survivors`,
-`dropout-fraction`, `ring-bits`, `epsilon-budget`, `stage-seconds`, `attempts-per-round`, `seed`. Further keys
-are the algorithm's.
+Keys of the run configuration (`[tool.flwr.app.config]` of pyproject.toml, overridden by `--run-config`): `out`
+(folder for the store and releases), `run-id`, `rounds`, `noise-multiplier`, `delta`, and optionally `roster`,
+`cohort-size`, `minimum-survivors`, `dropout-fraction`, `ring-bits`, `epsilon-budget`, `stage-seconds`,
+`attempts-per-round`, `seed`. Further keys are the algorithm's. Flower refuses a key that the table lacks, so all of
+them stand in it; the empty string means "not set".
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from server.round import Progress
 
 RunConfig = Mapping[str, bool | float | int | str]
 TRAINING_PREFIX = "train."
+IDENTITY_BYTES = 32
 CONVERTERS: dict[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float}
 
 log = logging.getLogger("penchant.server")
@@ -42,12 +44,12 @@ def default_algorithm(config: RunConfig, out: Path) -> FleetAlgorithm:
     from server.algorithms import PreferenceBases, PreferencePlan
 
     path = Path(str(config.get("frame", "")))
-    if not path.is_file():
+    if not path.is_file():  # Path("") is a folder
         raise PenchantError("run configuration: 'frame' is missing: give the file of the fleet's frame")
     training = {
         key.removeprefix(TRAINING_PREFIX).replace("-", "_"): value
         for key, value in config.items()
-        if key.startswith(TRAINING_PREFIX)
+        if key.startswith(TRAINING_PREFIX) and value != ""
     }
     plan = fields_from(config, PreferencePlan)
     return PreferenceBases(Frame.from_bytes(path.read_bytes()), PreferencePlan(**plan, training=training))
@@ -62,12 +64,29 @@ def settings_from(config: RunConfig) -> FleetSettings:
     return FleetSettings(**fields_from(config, FleetSettings))
 
 
+def roster_from(config: RunConfig) -> frozenset[bytes] | None:
+    """The enrolled identities from the file that `roster` names: one Ed25519 public key in hex per line.
+
+    None if the key is not set: then only the devices themselves refuse whoever is not on the roster they pinned.
+    """
+    name = str(config.get("roster", ""))
+    if not name:
+        return None
+    try:
+        roster = frozenset(bytes.fromhex(line) for line in Path(name).read_text("utf-8").split())
+    except (OSError, ValueError) as error:
+        raise PenchantError(f"run configuration: roster = {name!r} is no readable list of keys in hex") from error
+    if not roster or any(len(identity) != IDENTITY_BYTES for identity in roster):
+        raise PenchantError(f"run configuration: roster = {name!r} must hold one 32-byte key in hex per line")
+    return roster
+
+
 def fields_from(config: RunConfig, kind: type) -> dict[str, Any]:
-    """The plain fields of the dataclass `kind` that the configuration names, converted to their types."""
+    """The plain fields of the dataclass `kind` that the configuration sets, converted to their types."""
     values: dict[str, Any] = {}
     for field in fields(kind):
         key, convert = field.name.replace("_", "-"), CONVERTERS.get(str(field.type))
-        if convert is not None and key in config:
+        if convert is not None and config.get(key, "") != "":
             try:
                 values[field.name] = convert(str(config[key]))
             except ValueError as error:
@@ -83,8 +102,11 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     if not config.get("out"):
         raise PenchantError("run configuration: 'out' is missing: give the folder for the store and the releases")
-    out = Path(str(config["out"]))
-    result = run_fleet(grid, settings_from(config), out, algorithm_factory(config, out), log_progress)
+    out, roster = Path(str(config["out"])), roster_from(config)
+    if roster is None:
+        log.warning("no roster is set: this server counts every device that answers as enrolled")
+    algorithm = algorithm_factory(config, out)
+    result = run_fleet(grid, settings_from(config), out, algorithm, log_progress, roster=roster)
     log.info(
         "run %s: %d rounds, epsilon %.3f at delta %g %s",
         result.run_id,

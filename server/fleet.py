@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from protocol.errors import BudgetExceeded, PenchantError
 from protocol.messages import RoundTask
 from server.aggregate import RoundOutcome
-from server.ledger import ServerLedger
+from server.ledger import ServerLedger, Spend
 from server.planning import task_from_plan
 from server.releases import Release, ReleaseShelf
 from server.roll_call import RollCall
@@ -96,7 +96,9 @@ class FleetAlgorithm(Protocol):
 
 @dataclass(frozen=True)
 class FleetResult:
-    """What `run_fleet` leaves. `epsilon` (at `delta`) composes all that this store has ever released."""
+    """What `run_fleet` leaves. `epsilon` (at `delta`) composes all that this store has ever released: `ledger`, in
+    the order in which it was spent, rounds included that failed after their spend.
+    """
 
     run_id: str
     outcomes: tuple[RoundOutcome, ...]
@@ -105,6 +107,7 @@ class FleetResult:
     epsilon: float
     delta: float
     stopped: str = ""
+    ledger: tuple[Spend, ...] = ()
 
 
 def run_fleet(
@@ -114,17 +117,20 @@ def run_fleet(
     algorithm: FleetAlgorithm,
     on_progress: ProgressSink = ignore_progress,
     *,
+    roster: frozenset[bytes] | None = None,
     open_store: Callable[[Path], Store] = Store,
 ) -> FleetResult:
     """Run, or resume, `settings.run_id` in the folder `out` until the algorithm or `rounds` ends it.
 
+    `roster`: identity keys (32 bytes each) of the enrolled devices; whoever else answers is not sampled, and its
+    keys are not handed to anybody. None only where nobody is enrolled.
     Raises PenchantError if too few devices are there or a round fails `attempts_per_round` times; everything
     finished before stays, and calling again with the same arguments goes on from there.
     """
     store = open_store(out / STORE_NAME)
     try:
         store.open_run(settings.run_id, {k: v for k, v in asdict(settings).items() if k not in MAY_CHANGE})
-        return _Fleet(grid, settings, store, ReleaseShelf(out), algorithm, on_progress).run()
+        return _Fleet(grid, settings, store, ReleaseShelf(out), algorithm, on_progress, roster).run()
     finally:
         store.close()
 
@@ -138,11 +144,12 @@ class _Fleet:
         shelf: ReleaseShelf,
         algorithm: FleetAlgorithm,
         on_progress: ProgressSink,
+        roster: frozenset[bytes] | None,
     ) -> None:
         self.grid, self.settings, self.store, self.shelf = grid, settings, store, shelf
-        self.algorithm, self.on_progress = algorithm, on_progress
+        self.algorithm, self.on_progress, self.roster = algorithm, on_progress, roster
         self.ledger = ServerLedger(store)
-        self.roll = RollCall(grid, settings.run_id, settings.stage_seconds, on_progress)
+        self.roll = RollCall(grid, settings.run_id, settings.stage_seconds, on_progress, roster)
 
     def run(self) -> FleetResult:
         settings, stopped = self.settings, ""
@@ -167,6 +174,7 @@ class _Fleet:
             epsilon=self.ledger.epsilon(settings.delta),
             delta=settings.delta,
             stopped=stopped,
+            ledger=self.ledger.spends(),
         )
 
     def _replay(self) -> list[RoundOutcome]:
@@ -227,6 +235,7 @@ class _Fleet:
                 self.roll.nodes,
                 self.settings.stage_seconds,
                 self.on_progress,
+                roster=self.roster,
             )
             problem = runner.run()
             if not problem:

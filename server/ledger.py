@@ -10,12 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from protocol.accounting import Accountant, PrivacyEvent
 from protocol.messages import RoundTask
 from protocol.round_plan import RoundPlan
 from server.store import RoundRow, Store
+
+
+@dataclass(frozen=True)
+class Spend:
+    """One entry: which attempt at which round of which run, and the accountant's event."""
+
+    run_id: str
+    round: int
+    attempt: int
+    event: PrivacyEvent
 
 
 class ServerLedger:
@@ -29,9 +39,16 @@ class ServerLedger:
         event = json.dumps(asdict(RoundPlan.of(task).privacy_event()))
         self._store.spend(row.round_key, event, len(survivors), survivors)
 
+    def spends(self) -> tuple[Spend, ...]:
+        """Every entry of every run in this store, in the order in which the rounds were opened."""
+        return tuple(
+            Spend(row.run_id, row.round, row.attempt, PrivacyEvent(**json.loads(row.event)))
+            for row in self._store.ledger_rows()
+        )
+
     def accountant(self) -> Accountant:
         """Everything spent so far."""
-        return Accountant(PrivacyEvent(**json.loads(row.event)) for row in self._store.ledger_rows())
+        return Accountant(spend.event for spend in self.spends())
 
     def epsilon(self, delta: float) -> float:
         """Total epsilon of everything that this store has released."""

@@ -19,12 +19,22 @@ BEFORE_ALL_ROUNDS = -1
 
 
 class RollCall:
-    """`nodes`: {identity in hex: node id} of every device that has answered. Silent devices are left out."""
+    """`nodes`: {identity in hex: node id} of every device that has answered. Silent devices are left out, and so is
+    whoever is not on the `roster` (None: nobody is enrolled, everybody counts).
+    """
 
-    def __init__(self, grid: Grid, run_id: str, seconds: float, on_progress: ProgressSink) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        run_id: str,
+        seconds: float,
+        on_progress: ProgressSink,
+        roster: frozenset[bytes] | None = None,
+    ) -> None:
         self.nodes: dict[str, int] = {}
         self._held: dict[str, set[str]] = {}
         self._grid, self._run_id, self._seconds, self._on_progress = grid, run_id, seconds, on_progress
+        self._roster = roster
 
     def call(self) -> None:
         """Ask every node of the grid."""
@@ -60,6 +70,8 @@ class RollCall:
         try:
             reply = SetupReply.from_bytes(data)
         except PenchantError:
+            return False
+        if self._roster is not None and reply.identity not in self._roster:
             return False
         identity = reply.identity.hex()
         # The first node to claim an identity keeps it for this run; a second one cannot sign for it anyway.

@@ -54,7 +54,11 @@ def ignore_progress(progress: Progress) -> None:
 
 
 class RoundRunner:
-    """Takes one stored attempt from wherever it stands to its end."""
+    """Takes one stored attempt from wherever it stands to its end.
+
+    `roster`: identities of the enrolled devices, the only ones whose advertisements count; None if nobody is
+    enrolled.
+    """
 
     def __init__(
         self,
@@ -65,11 +69,13 @@ class RoundRunner:
         nodes: Mapping[str, int],
         stage_seconds: float,
         on_progress: ProgressSink = ignore_progress,
+        *,
+        roster: frozenset[bytes] | None = None,
     ) -> None:
         self.grid, self.store, self.ledger, self.row = grid, store, ledger, row
         self.nodes, self.stage_seconds, self.on_progress = nodes, stage_seconds, on_progress
         self.task = RoundTask.from_bytes(row.task)
-        self.secure = ServerRound(self.task)
+        self.secure = ServerRound(self.task, fleet=roster)
         self.refusals: dict[str, str] = {}
 
     def run(self) -> str:

@@ -51,7 +51,7 @@ DRAFT_MEMORIES, FACT_MEMORIES = 2, 2
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How many of a person's held-out rows of each kind, the first after the split, are scored, and their length in tokens."""
+    """How many held-out rows of each kind (the first after the split) are scored, and their length in tokens."""
 
     messages: int = 2
     facts: int = 1
@@ -82,9 +82,9 @@ def held_out_texts(engine: Engine, person: Person, limits: HeldOut, memory_of: D
 
 
 def adapter_bytes(
-    frame: Frame, theta: Vector, model: ModelFile, shape: ModelShape, *, round: int, epsilon: float
+    frame: Frame, theta: Vector, model: ModelFile, shape: ModelShape, *, round: int, epsilon: float | None
 ) -> bytes:
-    """The frame adapter ``theta`` as a GGUF for llama.cpp."""
+    """The frame adapter ``theta`` as a GGUF for llama.cpp; ``epsilon`` None: no privacy is claimed for it."""
     return write_adapter(
         frame.lora_factors(theta),
         alpha=float(frame.rank),
@@ -136,7 +136,7 @@ def plan_jobs(
 def summarise(
     results: Sequence[JobResult], people: Sequence[Person]
 ) -> tuple[dict[str, dict[str, object]], dict[str, dict[str, object]]]:
-    """(arms, controls) of the report. A gain is the mean over people of 1 - loss / loss of what it is compared with."""
+    """(arms, controls) of the report. A gain is the mean over people of 1 - loss / loss of what is compared with."""
     by_arm: dict[str, dict[int, JobResult]] = {}
     for result in results:
         by_arm.setdefault(result.arm, {})[result.person] = result

@@ -61,18 +61,17 @@ class Selection:
 
 
 def data_folder() -> Path:
-    """The folder with `blogs` and `novels`: the environment variable PENCHANT_DATA, else `../shared/data`
-    seen from the current directory. Raises a `PenchantError` that says how to set it.
+    """The folder that PENCHANT_DATA names: a folder with blogs/ and novels/. Raises a `PenchantError` that says how
+    to set it.
     """
     named = os.environ.get(DATA_VARIABLE)
-    folder = Path(named) if named else Path.cwd().parent / "shared" / "data"
-    if not folder.is_dir():
-        found = "names no folder" if named else "is not set and ../shared/data does not exist"
+    if not named or not Path(named).is_dir():
+        found = "names no folder" if named else "is not set"
         raise PenchantError(
-            f"no data: {DATA_VARIABLE} {found}; set it to the folder that holds blogs/ and novels/, "
+            f"no data: {DATA_VARIABLE} {found}; set it to a folder with blogs/ and novels/, "
             f"e.g. export {DATA_VARIABLE}=$HOME/data"
         )
-    return folder
+    return Path(named)
 
 
 def load_blogs(

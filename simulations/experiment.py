@@ -34,7 +34,6 @@ from protocol.accounting import Accountant, snr_bound
 from protocol.coordinates import Coordinates, mix
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
-from protocol.round_plan import RoundPlan
 from server.algorithms import PreferenceBases, PreferencePlan
 from server.fleet import FleetResult, FleetSettings, run_fleet
 from server.planning import stages_survived
@@ -47,9 +46,10 @@ from simulations.arms import (
     plan_jobs,
     summarise,
 )
-from simulations.homes import create_homes
+from simulations.homes import create_homes, fleet_roster
 from simulations.local_grid import LocalGrid
 from simulations.people import Person
+from simulations.prv import epsilon_prv
 from simulations.samples import sample_answers
 from simulations.scoring import score_all
 
@@ -62,12 +62,12 @@ class ExperimentSettings:
     """All that an experiment depends on besides its people. ``noise_multiplier`` 0 is allowed and marked in red."""
 
     title: str
-    noise_multiplier: float = 1.0
+    noise_multiplier: float = 1.5
     delta: float = 1e-3
     dropout_fraction: float = 1 / 3
     minimum_survivors: int = 0
-    frame_kinds: tuple[str, ...] = ("ffn_gate", "ffn_up", "ffn_down")
-    frame_rank: int = 4
+    frame_kinds: tuple[str, ...] = ("attn_output", "ffn_down")
+    frame_rank: int = 2
     training: TrainingPlan = field(default_factory=TrainingPlan)
     plan: PreferencePlan = field(default_factory=PreferencePlan)
     held_out: HeldOut = field(default_factory=HeldOut)
@@ -228,7 +228,7 @@ def _federate(
             advance((progress.round + progress.answered / progress.asked) / plan.rounds)
 
     try:
-        return algorithm, run_fleet(grid, fleet, out, algorithm, note), grid
+        return algorithm, run_fleet(grid, fleet, out, algorithm, note, roster=fleet_roster(homes[0])), grid
     finally:
         client_app.close_devices()
 
@@ -263,12 +263,12 @@ def _adapters(
     result: FleetResult,
 ) -> list[PersonAdapters]:
     rounds = len(result.outcomes)
-    epsilon = result.epsilon if np.isfinite(result.epsilon) else 0.0
 
-    def as_gguf(theta: Vector) -> bytes:
+    def as_gguf(theta: Vector, epsilon: float | None = None) -> bytes:
         return adapter_bytes(frame, theta, model, shape, round=rounds, epsilon=epsilon)
 
-    shared = as_gguf(fits[0].shared)
+    # The fleet's promise covers what the fleet released; what a device adds of its own is without noise.
+    shared = as_gguf(fits[0].shared, _finite(result.epsilon))
     return [PersonAdapters(shared, as_gguf(fit.personal), as_gguf(fit.bases)) for fit in fits]
 
 
@@ -306,10 +306,12 @@ def _frame_block(frame: Frame, settings: ExperimentSettings) -> dict[str, Any]:
 
 
 def _round_log(result: FleetResult, delta: float) -> list[dict[str, Any]]:
-    accountant, log = Accountant(), []
+    accountant, after, log = Accountant(), {}, []
+    for spend in result.ledger:  # a round that failed after its spend is in here too
+        accountant.add(spend.event)
+        after[(spend.run_id, spend.round, spend.attempt)] = _finite(accountant.epsilon(delta))
     for outcome in result.outcomes:
         task = outcome.task
-        accountant.add(RoundPlan.of(task).privacy_event())
         log.append(
             {
                 "round": task.round,
@@ -320,29 +322,29 @@ def _round_log(result: FleetResult, delta: float) -> list[dict[str, Any]]:
                 "fraction_not_clipped": outcome.fraction_not_clipped,
                 "mean_loss": outcome.mean_loss,
                 "snr": _snr(outcome.survivors, outcome.effective_noise_multiplier, task.update_dimension),
-                "epsilon_after": _finite(accountant.epsilon(delta)),
+                "epsilon_after": after[(task.run_id, task.round, task.attempt)],
             }
         )
     return log
 
 
 def _privacy_block(result: FleetResult, settings: ExperimentSettings, frame: Frame) -> dict[str, Any]:
-    accountant = Accountant(RoundPlan.of(outcome.task).privacy_event() for outcome in result.outcomes)
+    accountant = Accountant(spend.event for spend in result.ledger)
     log = _round_log(result, settings.delta)
     last = result.outcomes[-1]
     widest = max(outcome.task.update_dimension for outcome in result.outcomes)
     inflation = last.effective_noise_multiplier / settings.noise_multiplier if settings.noise_multiplier else 1.0
     return {
         "noise": settings.noise_multiplier > 0,
-        "epsilon": _finite(result.epsilon),
+        "epsilon": _finite(accountant.epsilon(settings.delta)),
         "epsilon_rdp": _finite(accountant.epsilon_rdp(settings.delta)),
-        "epsilon_prv": None,
+        "epsilon_prv": epsilon_prv(accountant.events, settings.delta),
         "delta": settings.delta,
         "unit": "one person",
         "neighbours": "one person's contributions replaced by zeros, in every round",
         "mechanism": "distributed Skellam noise inside secure aggregation, joint L2 clip per person",
         "noise_multiplier": settings.noise_multiplier,
-        "clip": last.task.clip_norm,
+        "clip": {outcome.task.kind: outcome.task.clip_norm for outcome in result.outcomes},
         "sampling": "no amplification claimed: everybody takes part in every round",
         "snr": min(row["snr"] for row in log) if settings.noise_multiplier else None,
         "spend": [{name: row[name] for name in ("round", "kind", "epsilon_after")} for row in log],

@@ -57,7 +57,7 @@ def read_people(table: dict[str, Any]) -> list[Person]:
     selection = Selection(max_words=int(table.get("max_words", 90)))
     newcomers, seed = int(table.get("newcomers", 0)), int(table.get("seed", 0))
     if source == "blogs":
-        return load_blogs(data_folder() / "blogs", people=fleet, newcomers=newcomers, seed=seed, selection=selection)
+        return load_blogs(data_folder(), people=fleet, newcomers=newcomers, seed=seed, selection=selection)
     if source == "novels":
-        return load_novels(data_folder() / "novels", people=fleet, newcomers=newcomers, seed=seed, selection=selection)
+        return load_novels(data_folder(), people=fleet, newcomers=newcomers, seed=seed, selection=selection)
     raise PenchantError("[people] source must be one of: village, blogs, novels")

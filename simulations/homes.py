@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client.enrol import enrol
+from client.enrol import enrol, pinned_roster
 from edge_runtime.device import Device
 from edge_runtime.statements import Statement
 from simulations.people import Person
@@ -43,3 +43,9 @@ def create_homes(
             with Device.open(home) as device:
                 enrol(device, roster)
     return homes
+
+
+def fleet_roster(home: Path) -> frozenset[bytes]:
+    """The roster that an enrolled device has pinned; the simulated server is given the same."""
+    with Device.open(home) as device:
+        return pinned_roster(device)

@@ -107,7 +107,7 @@ def _privacy_facts(report: RunReport) -> list[tuple[str, str]]:
         ("Neighbouring fleets", privacy.neighbours),
         ("Mechanism", privacy.mechanism),
         ("Noise multiplier", words.number_text(privacy.noise_multiplier)),
-        ("Clip", "" if privacy.clip is None else f"{privacy.clip:.3g}"),
+        ("Clip", words.clip_text(privacy)),
         ("Sampling", privacy.sampling),
         ("What counts", privacy.contributions_counted),
     ]

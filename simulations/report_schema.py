@@ -103,7 +103,7 @@ class Privacy(_Part):
     unit: str
     mechanism: str
     noise_multiplier: NonNegative
-    clip: NonNegative | None
+    clip: NonNegative | dict[str, NonNegative] | None  # by kind of round: that of its last one
     sampling: str
     snr: float | None
     neighbours: str = ""

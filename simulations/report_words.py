@@ -115,6 +115,13 @@ def epsilon_text(privacy: Privacy, value: float | None) -> str:
     return number_text(finite(value), missing="infinite")
 
 
+def clip_text(privacy: Privacy) -> str:
+    """The L2 bound on one person's contribution; by kind of round if the run says so ("shared 0.83, bases 1")."""
+    if isinstance(privacy.clip, dict):
+        return ", ".join(f"{kind} {clip:.3g}" for kind, clip in privacy.clip.items())
+    return "" if privacy.clip is None else f"{privacy.clip:.3g}"
+
+
 def ordered_arms(report: RunReport) -> list[tuple[str, Arm]]:
     """Arms in the design's order, unknown ones after."""
     known = [name for name in ARM_ORDER if name in report.arms]

@@ -1,6 +1,9 @@
 """The same two apps under Flower's own simulation engine: `flwr run` against a SuperLink, with Ray actors as
 devices.
 
+What runs is the project's own `pyproject.toml` (run configuration, files of the bundle) and the app's own
+algorithm with the frame in a file; only the devices' training is replaced by a fixed vector.
+
 Everything stays on this machine: a SuperLink on a free loopback port, Flower's home in a temporary folder, no
 installation of dependencies, no telemetry.
 """
@@ -25,51 +28,24 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from protocol.frames import Frame
 from protocol.messages import RoundTask
 from server.aggregate import RoundOutcome
 from server.store import Store
-from tests.fleet_help import DIMENSION, make_fleet, vector_of
+from simulations.homes import fleet_roster
+from tests.fleet_help import make_fleet, vector_of
 
 PEOPLE = 4
+FILES = {"out": "out", "devices": "devices", "frame": "frame.cbor", "roster": "roster.txt"}
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
-
-PYPROJECT = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "engine-test"
-version = "0.1.0"
-description = "The fleet's two apps with a fixed vector instead of training"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "penchant"
-
-[tool.flwr.app.components]
-serverapp = "engine_apps:server_app"
-clientapp = "engine_apps:client_app"
-
-[tool.flwr.app.config]
-out = ""
-devices = ""
-run-id = "engine"
-rounds = 2
-noise-multiplier = 0.0
-delta = 1e-5
-stage-seconds = 60.0
-"""
 
 APPS = """
 import client.app
 import server.app
-from tests.fleet_help import MeanAlgorithm, VectorWork
+from tests.fleet_help import VectorWork
 
 client.app.work_factory = VectorWork
-server.app.algorithm_factory = lambda config, out: MeanAlgorithm()
 client_app = client.app.app
 server_app = server.app.app
 
@@ -92,6 +68,29 @@ options.backend.client-resources.num-cpus = 1
 options.backend.client-resources.num-gpus = 0.0
 options.backend.init-args.num-cpus = 2
 """
+
+
+def project_with(folder: Path, apps: str) -> None:
+    """A copy of the project as `flwr run` takes it, whose two components are those of the module `apps`."""
+    text = (REPOSITORY / "pyproject.toml").read_text("utf-8")
+    for old, new in (
+        ('"server.app:app"', '"engine_apps:server_app"'),
+        ('"client.app:app"', '"engine_apps:client_app"'),
+        ("fab-include = [", 'fab-include = ["engine_apps.py", '),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(text, "utf-8")
+    (folder / "engine_apps.py").write_text(apps)
+    for room in ("protocol", "edge_runtime", "client", "server"):
+        shutil.copytree(REPOSITORY / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def small_frame() -> Frame:
+    """One module, rank 4: 16 coordinates."""
+    left = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 4)))[0]
+    return Frame("0" * 64, 4, 1.0, ("blk.0.attn_v",), (left.astype("f4"),), (np.eye(4, 5, dtype="f4"),))
 
 
 def free_port() -> int:
@@ -131,13 +130,19 @@ def superlink(environment: dict[str, str], port: int, log: Path) -> Iterator[Non
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Flower's simulation engine needs ray")
 @pytest.mark.skipif(not shutil.which("flwr", path=str(SCRIPTS)), reason="the flwr command is not installed")
 def test_the_same_apps_run_under_flowers_simulation_engine(tmp_path: Path) -> None:
-    make_fleet(tmp_path / "devices", PEOPLE)
-    app, home, port = tmp_path / "app", tmp_path / "flwr", free_port()
-    app.mkdir()
+    homes = make_fleet(tmp_path / "devices", PEOPLE)
+    app, home, port, frame = tmp_path / "app", tmp_path / "flwr", free_port(), small_frame()
+    project_with(app, APPS)
     home.mkdir()
-    (app / "pyproject.toml").write_text(PYPROJECT)
-    (app / "engine_apps.py").write_text(APPS)
     (home / "config.toml").write_text(CONFIG.format(port=port, people=PEOPLE))
+    (tmp_path / "frame.cbor").write_bytes(frame.to_bytes())
+    roster = fleet_roster(homes[0])
+    (tmp_path / "roster.txt").write_text("".join(f"{identity.hex()}\n" for identity in roster))
+    overrides: dict[str, str | int | float] = {
+        **{name: str(tmp_path / file) for name, file in FILES.items()},
+        **{"run-id": "engine", "rounds": 2, "shared-rounds": 1, "basis-count": 2, "noise-multiplier": 0.0},
+        **{"stage-seconds": 60.0, "train.learning-rate": 0.25, "train.epochs": 2},
+    }
     environment = {
         **os.environ,
         "FLWR_HOME": str(home),
@@ -152,8 +157,7 @@ def test_the_same_apps_run_under_flowers_simulation_engine(tmp_path: Path) -> No
         finished = subprocess.run(
             [
                 str(SCRIPTS / "flwr"), "run", str(app), "here", "--stream",
-                "--run-config", f"out={json.dumps(str(tmp_path / 'out'))}",
-                "--run-config", f"devices={json.dumps(str(tmp_path / 'devices'))}",
+                "--run-config", " ".join(f"{key}={json.dumps(value)}" for key, value in overrides.items()),
             ],
             env=environment, capture_output=True, text=True, timeout=85, check=False,
         )  # fmt: skip
@@ -161,10 +165,16 @@ def test_the_same_apps_run_under_flowers_simulation_engine(tmp_path: Path) -> No
     store = Store(tmp_path / "out" / "fleet.db")
     rows = store.rounds("engine")
     assert [row.stage for row in rows] == ["done", "done"], tail
-    data = store.outcome(rows[1].round_key)
-    assert data is not None
-    task = RoundTask.from_bytes(rows[1].task)
-    outcome = RoundOutcome.from_bytes(task, data)
-    mean = np.mean([vector_of(person, DIMENSION) for person in range(PEOPLE)], axis=0)
-    assert outcome.survivors == PEOPLE and np.abs(outcome.mean_update - mean).max() < 1e-2
+    for row, kind, bases in zip(rows, ("shared", "bases"), (1, 2), strict=True):
+        task = RoundTask.from_bytes(row.task)
+        assert (task.kind, task.basis_count, task.dimension) == (kind, bases, frame.dimension)
+        assert task.settings == {"learning_rate": 0.25, "epochs": 2}
+        data = store.outcome(row.round_key)
+        assert data is not None
+        outcome = RoundOutcome.from_bytes(task, data)
+        mean = np.mean([vector_of(person, task.update_dimension) for person in range(PEOPLE)], axis=0)
+        assert outcome.survivors == PEOPLE and np.abs(outcome.mean_update - mean).max() < 1e-2
+    assert {release.name for release in store.releases()} == {"shared", "bases"}
     store.close()
+    (bundled,) = (home / "apps").glob("*")
+    assert (bundled / "client" / "public_text.json").is_file()

@@ -40,6 +40,17 @@ def test_what_is_written_is_read_back() -> None:
         np.testing.assert_array_equal(read.factors[name][1], right)
 
 
+def test_an_adapter_without_a_guarantee_says_so_and_never_zero(tmp_path: Path) -> None:
+    data = write_adapter(
+        random_factors(0), alpha=8.0, metadata=AdapterMetadata(BASE, FRAME), architecture="llama", heads=4, kv_heads=2
+    )
+    assert read_adapter_metadata(data).epsilon is None
+    (tmp_path / "adapter.gguf").write_bytes(data)
+    assert GGUFReader(tmp_path / "adapter.gguf").fields["penchant.epsilon"].contents() == "none claimed"
+    with pytest.raises(PenchantError, match="privacy spend"):
+        read_adapter_metadata(data.replace(b"none claimed", b"plenty of it"))
+
+
 def test_gguf_py_sees_the_names_shapes_and_keys_that_llama_cpp_wants(tmp_path: Path) -> None:
     path = tmp_path / "adapter.gguf"
     path.write_bytes(_write(random_factors(0, layers=range(2, 3))))
@@ -121,7 +132,14 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"base_sha256": "x"}, {"frame_sha256": "A" * 64}, {"round": -1}, {"epsilon": float("inf")}],
+    [
+        {"base_sha256": "x"},
+        {"frame_sha256": "A" * 64},
+        {"round": -1},
+        {"epsilon": float("inf")},
+        {"epsilon": float("nan")},
+        {"epsilon": -1.0},
+    ],
 )
 def test_senseless_metadata_is_refused(wrong: dict[str, str | int | float]) -> None:
     with pytest.raises(PenchantError):

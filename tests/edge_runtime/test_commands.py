@@ -39,7 +39,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(device_module, "_default_embedder", HashingEmbedder)
 
     @contextmanager
-    def engine(model: str, threads: int | None) -> Iterator[NamedEngine]:
+    def engine(model: str, threads: int | None, device: Device) -> Iterator[NamedEngine]:
         yield NamedEngine()
 
     monkeypatch.setattr(model_commands, "_opened_engine", engine)
@@ -183,7 +183,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
 
     @contextmanager
-    def engine(model: str, threads: int | None) -> Iterator[NamedEngine]:
+    def engine(model: str, threads: int | None, device: Device) -> Iterator[NamedEngine]:
         yield Interrupted()
 
     monkeypatch.setattr(model_commands, "_opened_engine", engine)
@@ -248,7 +248,7 @@ from tests.edge_runtime.test_commands import NamedEngine
 from contextlib import contextmanager
 device._default_embedder = HashingEmbedder
 @contextmanager
-def engine(model, threads):
+def engine(model, threads, device):
     yield NamedEngine()
 model_commands._opened_engine = engine
 from edge_runtime.commands import app

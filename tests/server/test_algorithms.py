@@ -15,7 +15,7 @@ from protocol.frames import Frame
 from protocol.messages import RoundTask
 from protocol.round_plan import RoundPlan, plan_task
 from server.aggregate import decode_sum
-from server.algorithms import PreferenceBases, PreferencePlan, orthonormal_rows
+from server.algorithms import PreferenceBases, PreferencePlan, noise_deviation, orthonormal_rows, shrink
 
 PEOPLE, PLANTED = 60, 3
 QUIET = {
@@ -175,7 +175,8 @@ def test_shared_rounds_are_the_mean_of_the_updates() -> None:
         assert np.allclose(sent.rows[0], expected, atol=1e-6)
         updates = random.normal(size=(PEOPLE, frame.dimension))
         released = algorithm.absorb(task_from(chosen, number), updates.mean(0), PEOPLE, QUIET)
-        expected = expected + 0.5 * updates.mean(0)
+        noise = noise_deviation(task_from(chosen, number), PEOPLE)
+        expected = expected + 0.5 * shrink(updates.mean(0), noise)
         rows = Coordinates.from_bytes(released["shared"], frame_sha256=frame.digest, dimension=frame.dimension).rows
         assert np.allclose(rows[0], expected, atol=1e-6)
     assert algorithm.next_task([None] * 2) is None  # type: ignore[list-item]
@@ -265,3 +266,14 @@ def test_plans_without_a_round_or_a_basis_are_refused() -> None:
     for wrong in ({"shared_rounds": 0, "bases_rounds": 0}, {"basis_count": 0}, {"bases_rounds": -1}):
         with pytest.raises(PenchantError, match="at least one"):
             PreferencePlan(**wrong)  # type: ignore[arg-type]
+
+
+def test_shrinking_a_noisy_mean_lowers_its_squared_error_and_leaves_an_exact_one_alone() -> None:
+    random = np.random.default_rng(0)
+    truth = random.normal(size=48) * 0.1
+    readings = truth + 0.2 * random.normal(size=(400, 48))
+    raw = float(np.mean(np.sum((readings - truth) ** 2, axis=1)))
+    shrunk = float(np.mean([np.sum((shrink(reading, 0.2) - truth) ** 2) for reading in readings]))
+    assert shrunk < 0.5 * raw
+    assert np.array_equal(shrink(truth, 0.0), truth)
+    assert not shrink(truth, 10.0).any()

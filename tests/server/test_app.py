@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
+import client.app
 import server.app
+from client.training import TrainingPlan
 from protocol.errors import PenchantError
 from protocol.frames import Frame
+from server.algorithms import PreferenceBases, PreferencePlan
+from server.fleet import FleetSettings
 from server.store import Store
 from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = {"run-id": "r", "rounds": 2, "noise-multiplier": 1, "delta": 1e-5}
 
 
@@ -38,10 +45,82 @@ def test_the_app_runs_a_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     store.close()
 
 
-def test_the_default_algorithm_reads_the_frame_and_the_plan_from_the_configuration(tmp_path: Path) -> None:
+class Recording(dict[str, bool | float | int | str]):
+    """A run configuration that notes which keys were read."""
+
+    def __init__(self, *values: object) -> None:
+        super().__init__(*values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> bool | float | int | str:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: object = None) -> object:  # type: ignore[override]
+        self.read.add(key)
+        return super().get(key, default)
+
+    def items(self) -> Iterator[tuple[str, object]]:  # type: ignore[override]
+        for key in self:
+            if key.startswith("train."):
+                yield key, self[key]
+
+
+def project_config() -> dict[str, bool | float | int | str]:
+    """The table of pyproject.toml, flattened as Flower does it."""
+    table = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]["config"]
+    nested = table.pop("train")
+    return {**table, **{f"train.{key}": value for key, value in nested.items()}}
+
+
+def test_every_key_of_the_project_file_is_read_and_every_key_read_is_in_it(tmp_path: Path) -> None:
+    config = Recording(project_config() | {"frame": str(frame_file(tmp_path)), "devices": str(tmp_path)})
+    server.app.settings_from(config)
+    server.app.roster_from(config)
+    server.app.default_algorithm(config, tmp_path)
+    assert client.app.home_of(Context(1, 1, {"partition-id": 3}, RecordDict(), config)) == tmp_path / "0003"
+    with pytest.raises(PenchantError, match="'out' is missing"):
+        server.app.app(grid_of([]), Context(1, 1, {}, RecordDict(), config))
+    assert config.read == set(config)
+    training = {key.removeprefix("train.").replace("-", "_") for key in config if key.startswith("train.")}
+    assert training == set(TrainingPlan.__dataclass_fields__)
+
+
+def test_what_the_project_file_leaves_empty_is_the_codes_default(tmp_path: Path) -> None:
+    config = project_config() | {"frame": str(frame_file(tmp_path))}
+    settings = server.app.settings_from(config)
+    assert settings == FleetSettings("fleet", rounds=5, noise_multiplier=1.0, delta=1e-5)
+    algorithm = server.app.default_algorithm(config, tmp_path)
+    assert isinstance(algorithm, PreferenceBases)
+    assert algorithm.plan == PreferencePlan()
+    assert PreferencePlan().rounds == settings.rounds  # the run is not cut short
+    with pytest.raises(PenchantError, match="'delta' is missing"):
+        server.app.settings_from(config | {"delta": ""})
+
+
+def test_the_roster_comes_from_a_file_of_hex_keys(tmp_path: Path) -> None:
+    keys = {bytes([number]) * 32 for number in range(3)}
+    (tmp_path / "roster").write_text("".join(f"{key.hex()}\n" for key in keys))
+    assert server.app.roster_from({"roster": str(tmp_path / "roster")}) == keys
+    assert server.app.roster_from({"roster": ""}) is None and server.app.roster_from({}) is None
+    for wrong in ("", "00ff\n", "no keys\n"):
+        (tmp_path / "roster").write_text(wrong)
+        with pytest.raises(PenchantError, match="roster"):
+            server.app.roster_from({"roster": str(tmp_path / "roster")})
+    with pytest.raises(PenchantError, match="roster"):
+        server.app.roster_from({"roster": str(tmp_path / "absent")})
+
+
+def frame_file(folder: Path) -> Path:
+    """A file with a frame of 4 coordinates."""
     left, right = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 2)))[0], np.eye(2, 5)
     frame = Frame("0" * 64, 2, 1.0, ("blk.0.attn_v",), (left.astype("f4"),), (right.astype("f4"),))
-    (tmp_path / "frame").write_bytes(frame.to_bytes())
+    (folder / "frame").write_bytes(frame.to_bytes())
+    return folder / "frame"
+
+
+def test_the_default_algorithm_reads_the_frame_and_the_plan_from_the_configuration(tmp_path: Path) -> None:
+    frame = Frame.from_bytes(frame_file(tmp_path).read_bytes())
     config = {
         **CONFIG, "frame": str(tmp_path / "frame"), "shared-rounds": 1, "bases-rounds": 1, "basis-count": 2,
         "train.learning-rate": 0.5,

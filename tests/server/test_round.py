@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import server.fleet
+from client.enrol import enrol, pinned_roster
+from edge_runtime.device import Device
 from protocol.errors import PenchantError
 from server.fleet import run_fleet
+from server.roll_call import RollCall
 from server.store import Store
 from simulations.local_grid import lose_nothing
 from tests.fleet_help import (
@@ -138,3 +142,51 @@ def test_a_round_stays_below_ten_kilobytes_up_per_person(tmp_path: Path) -> None
     with recorded_contributions():
         run_fleet(grid, settings_of(noise_multiplier=0.6), tmp_path / "out", MeanAlgorithm(dimension=700))
     assert max(grid.bytes_per_device("up").values()) < 10_000
+
+
+def with_an_outsider(folder: Path) -> tuple[list[Path], frozenset[bytes]]:
+    """Five enrolled devices and a sixth that pinned a roster of its own making, with itself on it."""
+    homes = make_fleet(folder, 6)
+    with Device.open(homes[5]) as device:
+        outsider = device.identity.public_bytes
+    roster = pinned(homes[0]) - {outsider}
+    for home in homes[:5]:
+        with Device.open(home) as device:
+            enrol(device, roster)
+    return homes, roster
+
+
+def pinned(home: Path) -> frozenset[bytes]:
+    with Device.open(home) as device:
+        return pinned_roster(device)
+
+
+def test_the_server_samples_nobody_who_is_not_on_the_roster(tmp_path: Path) -> None:
+    homes, roster = with_an_outsider(tmp_path / "devices")
+    grid = grid_of(homes)
+    with recorded_contributions() as seen:
+        result = run_fleet(grid, settings_of(), tmp_path / "out", MeanAlgorithm(), roster=roster)
+    (outcome,) = result.outcomes
+    assert outcome.task.cohort_size == outcome.survivors == 5 and result.aborted == ()
+    assert np.array_equal(outcome.integer_sum, sum_of(seen, outcome, range(5)))
+    assert {transfer.stage for transfer in grid.transfers if transfer.partition == 5} == {"setup"}
+
+
+def test_an_outsider_in_the_cohort_is_refused_when_it_advertises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second check: even a roll call that let the outsider in does not bring its keys to the others."""
+    homes, roster = with_an_outsider(tmp_path / "devices")
+    monkeypatch.setattr(server.fleet, "RollCall", lambda *arguments: RollCall(*arguments[:4]))
+    with recorded_contributions() as seen:
+        result = run_fleet(grid_of(homes), settings_of(), tmp_path / "out", MeanAlgorithm(), roster=roster)
+    (outcome,) = result.outcomes
+    assert (outcome.task.cohort_size, outcome.survivors) == (6, 5)
+    assert np.array_equal(outcome.integer_sum, sum_of(seen, outcome, range(5)))
+
+
+def test_without_the_servers_check_the_devices_still_refuse(tmp_path: Path) -> None:
+    homes, _ = with_an_outsider(tmp_path / "devices")
+    settings = settings_of(attempts_per_round=1)
+    with recorded_contributions(), pytest.raises(PenchantError, match="failed 1 times"):
+        run_fleet(grid_of(homes), settings, tmp_path / "out", MeanAlgorithm(), roster=None)

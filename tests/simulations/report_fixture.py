@@ -106,7 +106,7 @@ def invented_report(*, noise: bool = True) -> dict[str, Any]:
             "neighbours": "one person's contributions replaced by zero",
             "mechanism": "distributed Skellam",
             "noise_multiplier": 2.29 if noise else 0.0,
-            "clip": 0.1,
+            "clip": {"shared": 0.076, "bases": 0.1},
             "sampling": "every person in every round, no amplification claimed",
             "snr": 0.47 if noise else None,
             "epsilon_rdp": 10.4 if noise else None,

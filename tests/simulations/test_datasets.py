@@ -11,6 +11,7 @@ import pytest
 
 from protocol.errors import PenchantError
 from simulations.datasets import Selection, data_folder, load_blogs, load_novels
+from simulations.experiment_file import read_people
 from simulations.people import Person
 
 SMALL = Selection(
@@ -35,6 +36,12 @@ def blog(user: str) -> dict[str, Any]:
         "val": [["2004-01-06", post(user, 6)]],
         "test": [[f"2004-01-{day:02d}", post(user, day)] for day in range(7, 10)],
     }
+
+
+def long_blog(user: str) -> dict[str, Any]:
+    """A blog with just enough posts for the default selection."""
+    rows = [[f"2004-01-{day:02d}", post(user, day, words=40)] for day in range(1, 17)]
+    return {"user": user, "train": rows[:12], "val": [], "test": rows[12:]}
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> None:
@@ -127,16 +134,23 @@ def test_bad_files_get_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_where_the_data_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shared" / "data").mkdir(parents=True)
-    (tmp_path / "checkout").mkdir()
-    monkeypatch.chdir(tmp_path / "checkout")
-    monkeypatch.delenv("PENCHANT_DATA", raising=False)
-    assert data_folder() == tmp_path / "shared" / "data"
-    monkeypatch.setenv("PENCHANT_DATA", str(tmp_path / "checkout"))
-    assert data_folder() == tmp_path / "checkout"
+    monkeypatch.setenv("PENCHANT_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
     monkeypatch.setenv("PENCHANT_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(PenchantError, match="export PENCHANT_DATA="):
+    with pytest.raises(PenchantError, match=r"names no folder.*export PENCHANT_DATA="):
         data_folder()
+    monkeypatch.delenv("PENCHANT_DATA")
+    with pytest.raises(PenchantError, match="is not set; set it to a folder with blogs/ and novels/"):
+        data_folder()
+
+
+def test_an_experiment_file_finds_both_kinds_of_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENCHANT_DATA", str(tmp_path))
+    write_blogs(tmp_path, [long_blog("b0")], [long_blog("b1")])
+    people = read_people({"source": "blogs", "fleet": 1, "newcomers": 1})
+    assert [person.role for person in people] == ["fleet", "newcomer"]
+    with pytest.raises(PenchantError, match=r"novels/novels\.jsonl\.gz is not in the data folder"):
+        read_people({"source": "novels", "fleet": 1})
 
 
 # The real sets
@@ -146,7 +160,9 @@ def real_data(kind: str) -> Path:
     try:
         folder = data_folder()
     except PenchantError as error:
-        pytest.skip(str(error))
+        folder = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the checkout
+        if not folder.is_dir():
+            pytest.skip(str(error))
     if not (folder / kind).is_dir():
         pytest.skip(f"the data folder has no {kind}/; set PENCHANT_DATA to one that has")
     return folder

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from protocol.errors import PenchantError
 from simulations import report_words as words
 from simulations.report_schema import Gain, RunReport, parse_report
 from tests.simulations.report_fixture import invented_report, smallest_report
@@ -113,3 +114,15 @@ def test_stranger_who_helps_is_not_hidden() -> None:
     report = invented_report()
     report["controls"]["stranger_memory"].update(gain=0.05, gain_interval=[0.03, 0.07])
     assert any("helps too" in line for line in words.headline_details(parse_report(report)))
+
+
+def test_the_clip_is_shown_by_kind_of_round() -> None:
+    report = smallest_report()
+    assert words.clip_text(parse_report(report).privacy) == "shared 0.076, bases 0.1"
+    report["privacy"]["clip"] = 0.5
+    assert words.clip_text(parse_report(report).privacy) == "0.5"
+    report["privacy"]["clip"] = None
+    assert words.clip_text(parse_report(report).privacy) == ""
+    report["privacy"]["clip"] = {"shared": -1.0}
+    with pytest.raises(PenchantError, match="clip"):
+        parse_report(report)
