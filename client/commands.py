@@ -24,8 +24,10 @@ def train(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train your own adapter on this device; it goes live only if it helps on texts that it never saw."""
-    need("torch", "transformers", "opacus")
+    """Train your own adapter on this device; it goes live only if it surely helps on your newest texts, which it
+    never saw.
+    """
+    need("torch", "transformers", "opacus", "scipy")
     from client.personal_training import train_device
 
     with opened_device(home, create=False) as device, Console(stderr=True).status("Starting") as status:
@@ -38,12 +40,14 @@ def train(
     if as_json:
         fields = asdict(outcome)
         fields["epsilon"] = outcome.epsilon if math.isfinite(outcome.epsilon) else None
+        fields["gain_low"] = outcome.gain_low if math.isfinite(outcome.gain_low) else None
         print_json(fields)
         return
     typer.echo(
-        f"Trained on {outcome.texts} texts. Loss on {outcome.held_out} held-out texts: "
+        f"Trained on {outcome.texts} texts. Loss on the {outcome.held_out} newest, which were kept out: "
         f"{outcome.loss_before:.3f} before, {outcome.loss_after:.3f} after (nats per token)."
     )
+    typer.echo(f"Gain per text: {outcome.gain:.3f}, and with 90 % confidence at least {outcome.gain_low:.3f}.")
     if math.isfinite(outcome.epsilon):
         typer.echo(f"One text in the adapter: epsilon {outcome.epsilon:.2f} at delta {outcome.delta:.1g}.")
     else:
@@ -51,4 +55,4 @@ def train(
     if outcome.installed:
         typer.echo(f"Live as adapter {outcome.installed.id}. Undo: penchant adapters --off")
     else:
-        typer.echo("It does not help, so the current adapter stays.")
+        typer.echo("That is not surely a gain (it takes more than 0), so the current adapter stays.")

@@ -34,14 +34,24 @@ def make_example(engine: Engine, prompt: Sequence[ChatMessage], reply: str) -> E
 
 def device_examples(engine: Engine, device: Device, *, messages: int, choices: int) -> list[Example]:
     """The newest ``messages`` remembered messages and ``choices`` preferred answers of a device."""
+    return message_examples(engine, device, messages) + choice_examples(engine, device, choices)
+
+
+def message_examples(engine: Engine, device: Device, newest: int) -> list[Example]:
+    """The ``newest`` remembered messages, in the order of their dates (within a day, of being remembered)."""
     written = sorted(device.memory.items(), key=lambda item: (item.said_at, item.id))
-    preferred = sorted(device.memory.preferences(), key=lambda choice: (choice.said_at, choice.id))
     return [
         make_example(engine, plain_draft(item.cue or DEFAULT_CUE), item.text)
-        for item in written[max(0, len(written) - messages) :]
-    ] + [
+        for item in written[max(0, len(written) - newest) :]
+    ]
+
+
+def choice_examples(engine: Engine, device: Device, newest: int) -> list[Example]:
+    """The ``newest`` preferred answers, in the order of their dates (within a day, of being stored)."""
+    preferred = sorted(device.memory.preferences(), key=lambda choice: (choice.said_at, choice.id))
+    return [
         make_example(engine, build_messages(choice.prompt, []), choice.chosen)
-        for choice in preferred[max(0, len(preferred) - choices) :]
+        for choice in preferred[max(0, len(preferred) - newest) :]
     ]
 
 

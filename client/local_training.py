@@ -75,36 +75,3 @@ def evaluate_coordinates(model: TorchModel, frame: Frame, batch: Batch, theta: V
     losses, tokens = model.losses(batch)
     model.set_frame(None)
     return float(losses.sum() / tokens.sum())
-
-
-def fit_basis_weights(
-    model: TorchModel,
-    frame: Frame,
-    batch: Batch,
-    shared: Vector,
-    bases: np.ndarray,
-    *,
-    start: Vector,
-    steps: int = 4,
-    learning_rate: float = 0.2,
-    ridge: float = 1e-3,
-) -> Vector:
-    """The private weights w (K,) of ``shared + w B`` on one person's texts; ``bases`` B (K, d).
-
-    Full-batch Adam from ``start`` (K,), the projection of the person's residual on the bases; ``ridge`` pulls towards
-    the shared adapter, which a person without signal keeps.
-    """
-    model.set_frame(frame)
-    basis = torch.from_numpy(np.asarray(bases, dtype=np.float32))
-    origin = as_theta(shared)
-    weights = torch.from_numpy(np.asarray(start, dtype=np.float32)).clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([weights], lr=learning_rate)
-    for _ in range(steps):
-        model.set_coordinates(frame, origin + (weights @ basis)[None])
-        losses, tokens = model.losses(batch)
-        optimiser.zero_grad()
-        (losses.sum() / tokens.sum() + ridge * weights.square().sum()).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    model.set_frame(None)
-    fitted: Vector = weights.detach().double().numpy()
-    return fitted

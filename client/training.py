@@ -40,11 +40,11 @@ class TrainingPlan:
     """Public training settings of a task: how much text, how far, how fast."""
 
     top_layers: int = 4
-    messages: int = 12
-    choices: int = 6
-    max_tokens: int = 104
+    messages: int = 10
+    choices: int = 5
+    max_tokens: int = 96
     epochs: int = 1
-    batch_size: int = 6
+    batch_size: int = 5
     learning_rate: float = 0.05
     residual_epochs: int = 2
 

@@ -7,6 +7,8 @@ from simulations.experiment import ExperimentSettings
 from simulations.people import Person
 from simulations.village import load_village
 
+BASES_ROUNDS = 2
+
 
 def village_of(people: int) -> list[Person]:
     """``people`` fleet members of the village and all its newcomers."""
@@ -17,8 +19,6 @@ def village_of(people: int) -> list[Person]:
 
 def demo_settings(rounds: int) -> ExperimentSettings:
     """The demo's settings for ``rounds`` sums in all: the last two build the bases, the others the shared adapter."""
-    bases_rounds = min(2, max(rounds - 1, 0))
     return ExperimentSettings(
-        title="The village",
-        plan=PreferencePlan(shared_rounds=rounds - bases_rounds, bases_rounds=bases_rounds),
+        title="The village", plan=PreferencePlan(shared_rounds=rounds - BASES_ROUNDS, bases_rounds=BASES_ROUNDS)
     )

@@ -24,7 +24,6 @@ import numpy as np
 from client import app as client_app
 from client.examples import public_examples
 from client.frame_builder import build_frame, public_text
-from client.local_training import fit_basis_weights
 from client.training import Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
 from edge_runtime.adapters import AdapterLog
 from edge_runtime.device import Device
@@ -245,11 +244,7 @@ def _fit_person(
         batch = trainer.batch_of(device, settings.training)
         residual, _ = residual_of(device, trainer, frame, algorithm.shared, settings.training, batch)
         bases = algorithm.bases if algorithm.bases is not None else np.zeros((0, frame.dimension))
-        weights = np.zeros(len(bases))
-        if len(bases):
-            weights = fit_basis_weights(
-                trainer.torch_model, frame, batch, algorithm.shared, bases, start=bases @ residual
-            )
+        weights = bases @ residual  # the projection on orthonormal bases: no further step of training
         mixed = mix(algorithm.shared, bases, weights)
         device.vault.put_blob(f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes())
     return PersonalFit(algorithm.shared, algorithm.shared + residual, mixed, weights)

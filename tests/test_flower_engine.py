@@ -141,6 +141,7 @@ def test_the_same_apps_run_under_flowers_simulation_engine(tmp_path: Path) -> No
     overrides: dict[str, str | int | float] = {
         **{name: str(tmp_path / file) for name, file in FILES.items()},
         **{"run-id": "engine", "rounds": 2, "shared-rounds": 1, "basis-count": 2, "noise-multiplier": 0.0},
+        **{"shared-clip": 1.0, "bases-clip": 1.0},
         **{"stage-seconds": 60.0, "train.learning-rate": 0.25, "train.epochs": 2},
     }
     environment = {

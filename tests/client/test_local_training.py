@@ -7,7 +7,6 @@ import torch
 from client.local_training import (
     LocalSettings,
     evaluate_coordinates,
-    fit_basis_weights,
     train_coordinates,
 )
 from client.torch_model import as_theta
@@ -90,47 +89,8 @@ def test_no_adapter_is_left_behind() -> None:
     model.set_frame(None)
     before = model.log_probabilities(ids)
     train_coordinates(model, tiny_frame(), batch, some_theta(), LocalSettings(learning_rate=0.01))
-    fit_basis_weights(model, tiny_frame(), batch, some_theta(), some_theta(1)[None], start=np.zeros(1), steps=1)
     evaluate_coordinates(model, tiny_frame(), batch, some_theta())
     assert np.array_equal(before, model.log_probabilities(ids))
-
-
-def test_basis_weights_find_the_helpful_direction() -> None:
-    batch, shared = tiny_model().prepare(some_texts()), np.zeros(tiny_frame().dimension)
-    _, gradient = loss_and_gradient(shared, batch)
-    helpful = -gradient / np.linalg.norm(gradient)
-    random = np.random.default_rng(0).normal(size=len(shared))
-    neutral = random - (random @ helpful) * helpful
-    bases = np.stack([-helpful, neutral / np.linalg.norm(neutral)])
-    weights = fit_basis_weights(
-        tiny_model(), tiny_frame(), batch, shared, bases, start=np.zeros(2), steps=10, learning_rate=0.05
-    )
-    assert weights.shape == (2,) and weights[0] < -0.1  # the basis points uphill: its weight is negative
-    mixed = shared + weights @ bases
-    assert full_loss(mixed) < full_loss(shared) - 0.02
-
-
-def test_the_ridge_pulls_to_the_shared_adapter() -> None:
-    batch, shared = tiny_model().prepare(some_texts(3)), some_theta(3)
-    bases = np.stack([some_theta(4), some_theta(5)])
-    free, held = (
-        fit_basis_weights(
-            tiny_model(),
-            tiny_frame(),
-            batch,
-            shared,
-            bases,
-            start=np.ones(2),
-            steps=20,
-            learning_rate=0.1,
-            ridge=ridge,
-        )
-        for ridge in (0.0, 1e4)
-    )
-    assert np.linalg.norm(held) < 0.5 * np.linalg.norm(free)
-    start = np.array([0.25, -0.5])
-    none = fit_basis_weights(tiny_model(), tiny_frame(), batch, shared, bases, start=start, steps=0)
-    assert np.array_equal(none, start)
 
 
 def test_results_are_plain_numbers() -> None:

@@ -1,7 +1,7 @@
 """The bundled model itself: exactness of scoring, mixtures of adapters, and agreement with torch and PEFT.
 
 What quantised arithmetic explains: with Q8_0 weights llama.cpp rounds activations to 8 bits, and any
-difference in the last bit of a float ends as 0.06 to 0.10 nats (root mean square) per token on this model. So
+difference in the last bit of a float ends as 0.06 to 0.09 nats (root mean square) per token on this model. So
 the exactness of the mixture and of the row permutation is shown on the same weights held as float32, and on
 Q8_0 against that floor.
 """

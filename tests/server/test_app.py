@@ -20,7 +20,7 @@ from server.store import Store
 from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = {"run-id": "r", "rounds": 2, "noise-multiplier": 1, "delta": 1e-5}
+CONFIG: dict[str, bool | float | int | str] = {"run-id": "r", "rounds": 2, "noise-multiplier": 1, "delta": 1e-5}
 
 
 def test_settings_come_from_the_run_configuration() -> None:
@@ -99,7 +99,7 @@ def test_what_the_project_file_leaves_empty_is_the_codes_default(tmp_path: Path)
 
 
 def test_the_roster_comes_from_a_file_of_hex_keys(tmp_path: Path) -> None:
-    keys = {bytes([number]) * 32 for number in range(3)}
+    keys = frozenset(bytes([number]) * 32 for number in range(3))
     (tmp_path / "roster").write_text("".join(f"{key.hex()}\n" for key in keys))
     assert server.app.roster_from({"roster": str(tmp_path / "roster")}) == keys
     assert server.app.roster_from({"roster": ""}) is None and server.app.roster_from({}) is None
@@ -121,7 +121,7 @@ def frame_file(folder: Path) -> Path:
 
 def test_the_default_algorithm_reads_the_frame_and_the_plan_from_the_configuration(tmp_path: Path) -> None:
     frame = Frame.from_bytes(frame_file(tmp_path).read_bytes())
-    config = {
+    config: dict[str, bool | float | int | str] = {
         **CONFIG, "frame": str(tmp_path / "frame"), "shared-rounds": 1, "bases-rounds": 1, "basis-count": 2,
         "train.learning-rate": 0.5,
     }  # fmt: skip
