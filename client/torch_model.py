@@ -57,6 +57,7 @@ IGNORED = -100
 EXPECTED_WORDS = 2000
 
 EXPECTATION_STRIDE = 4
+TEXTS_AT_ONCE = 4  # bounds memory: each place of a text costs several rows of the whole vocabulary
 
 
 class FramedLinear(nn.Module):
@@ -236,7 +237,7 @@ class TorchModel:
         for framed in self._maps.values():
             framed.r = None
         hidden_rows, top_rows, expected = [], [], torch.zeros(len(self.output_weight))
-        chunks = torch.split(torch.arange(len(kept)), 8)
+        chunks = torch.split(torch.arange(len(kept)), TEXTS_AT_ONCE)
         for chunk in chunks:
             hidden = self.lower_hidden(tokens[chunk])
             top = self.top_hidden(hidden)

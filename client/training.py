@@ -146,19 +146,25 @@ def residual_of(
 ) -> tuple[Vector, float]:
     """The device's personal residual on the shared adapter (d,) and the shared adapter's loss on its texts.
 
-    Trained once per shared adapter and kept in the encrypted file.
+    Trained once per shared adapter, texts and plan, and kept in the encrypted file; what is returned is always what
+    was stored, so that a restart changes no bit.
     """
-    version = Coordinates(frame.digest, shared[None])
-    name = f"{LEARNT_PREFIX}residual/{_short_digest(version.to_bytes())}"
+    version = Coordinates(frame.digest, shared[None]).to_bytes() + repr(plan).encode() + text_bytes(batch)
+    name = f"{LEARNT_PREFIX}residual/{_short_digest(version)}"
     stored = device.vault.get_blob(name)
-    if stored is not None:
-        row = Coordinates.from_bytes(stored, frame_sha256=frame.digest, dimension=frame.dimension + 1).rows[0]
-        return row[:-1], float(row[-1])
-    local = LocalSettings(plan.residual_epochs, plan.batch_size, plan.learning_rate, seed=0)
-    loss = evaluate_coordinates(trainer.torch_model, frame, batch, shared)
-    residual = train_coordinates(trainer.torch_model, frame, batch, shared, local).theta - shared
-    device.vault.put_blob(name, Coordinates(frame.digest, np.append(residual, loss)[None]).to_bytes())
-    return residual, loss
+    if stored is None:
+        local = LocalSettings(plan.residual_epochs, plan.batch_size, plan.learning_rate, seed=0)
+        loss = evaluate_coordinates(trainer.torch_model, frame, batch, shared)
+        residual = train_coordinates(trainer.torch_model, frame, batch, shared, local).theta - shared
+        stored = Coordinates(frame.digest, np.append(residual, loss)[None]).to_bytes()
+        device.vault.put_blob(name, stored)
+    row = Coordinates.from_bytes(stored, frame_sha256=frame.digest, dimension=frame.dimension + 1).rows[0]
+    return row[:-1], float(row[-1])
+
+
+def text_bytes(batch: Batch) -> bytes:
+    """Bytes that differ when the texts of a batch differ: the words and places of everything it trains on."""
+    return batch.words.numpy().tobytes() + batch.targets.numpy().tobytes()
 
 
 def _short_digest(data: bytes) -> str:

@@ -95,7 +95,7 @@ def demo(
     need("torch", "transformers", "flwr", "matplotlib", "scipy")
     from simulations.demo import demo_settings, village_of
 
-    if fresh and (out / "report.json").exists():
+    if fresh and (out / "devices").is_dir() and (out / "fleet.db").exists():
         shutil.rmtree(out)
     _run(demo_settings(rounds), village_of(people), out, as_json)
 

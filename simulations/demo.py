@@ -8,6 +8,7 @@ from simulations.people import Person
 from simulations.village import load_village
 
 BASES_ROUNDS = 2
+VILLAGE_FLEET = 26
 
 
 def village_of(people: int) -> list[Person]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,7 +49,7 @@ from simulations.local_grid import LocalGrid
 from simulations.people import Person
 from simulations.prv import epsilon_prv
 from simulations.samples import sample_answers
-from simulations.scoring import score_all
+from simulations.scoring import JobResult, peak_memory_mb, score_all
 
 MINIMUM_FLEET = 8  # what a device demands of a round by default
 StageSink = Callable[[str, float], None]
@@ -195,7 +194,7 @@ def run_experiment(
         },
         "samples": samples,
         "seconds": {**watch.seconds, "total": time.monotonic() - started},
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": _peak_memory_mb(results),
         "seed": settings.seed,
         "versions": {name: version(name) for name in ("penchant", "llama-cpp-python", "torch", "transformers", "flwr")},
     }
@@ -387,10 +386,10 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _peak_memory_mb() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + children) / 1024
+def _peak_memory_mb(results: Sequence[JobResult]) -> float:
+    """This process and the scoring workers together (pages that they share are counted in each)."""
+    workers = {result.worker: result.peak_mb for result in results}
+    return peak_memory_mb() + sum(workers.values())
 
 
 def settings_with(settings: ExperimentSettings, changes: Mapping[str, Any]) -> ExperimentSettings:

@@ -18,13 +18,16 @@ seed = 0
 from __future__ import annotations
 
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from protocol.errors import PenchantError
 from simulations.datasets import Selection, data_folder, load_blogs, load_novels
-from simulations.demo import village_of
-from simulations.experiment import ExperimentSettings, settings_with
+from simulations.demo import VILLAGE_FLEET, village_of
+from simulations.experiment import MINIMUM_FLEET, ExperimentSettings, settings_with
 from simulations.people import Person
 
 
@@ -41,9 +44,14 @@ def read_experiment(file: Path) -> tuple[ExperimentSettings, list[Person]]:
         raise PenchantError(f"{file} needs a table [people] with a source")
     try:
         settings = settings_with(ExperimentSettings(title=file.stem), content)
-    except TypeError as error:
+        TypeAdapter(ExperimentSettings).validate_python(asdict(settings))
+        return settings, read_people(people)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise PenchantError(f"{file}: {place}: {first['msg']}") from None
+    except (TypeError, ValueError) as error:
         raise PenchantError(f"{file}: a setting has the wrong type ({error})") from None
-    return settings, read_people(people)
 
 
 def read_people(table: dict[str, Any]) -> list[Person]:
@@ -53,6 +61,11 @@ def read_people(table: dict[str, Any]) -> list[Person]:
         raise PenchantError(f"[people] has no setting {unknown[0]!r}")
     source, fleet = table.get("source"), int(table.get("fleet", 24))
     if source == "village":
+        if not MINIMUM_FLEET <= fleet <= VILLAGE_FLEET or set(table) & {"newcomers", "seed", "max_words"}:
+            raise PenchantError(
+                f"[people] the village has {VILLAGE_FLEET} fleet members and 6 newcomers: set only fleet, "
+                f"from {MINIMUM_FLEET} to {VILLAGE_FLEET}"
+            )
         return village_of(fleet)
     selection = Selection(max_words=int(table.get("max_words", 90)))
     newcomers, seed = int(table.get("newcomers", 0)), int(table.get("seed", 0))

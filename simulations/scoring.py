@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_runtime.adapter_loading import Adapter
 from edge_runtime.engine import Engine
@@ -41,16 +43,27 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """Summed negative log-likelihood (nats) and tokens per kind."""
+    """Summed negative log-likelihood (nats) and tokens per kind; ``peak_mb`` of the process that scored."""
 
     arm: str
     person: int
     sums: dict[str, tuple[float, int]]
+    worker: int = 0
+    peak_mb: float = 0.0
 
     @property
     def loss(self) -> float:
         """Nats per token over all kinds."""
         return sum(nll for nll, _ in self.sums.values()) / sum(count for _, count in self.sums.values())
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far. ``ru_maxrss`` would count the parent's at the fork, too."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return float(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @dataclass
@@ -78,7 +91,7 @@ class Scorer:
             row = self.engine.score(text.prompt, [text.reply])[0]
             nll, tokens = sums.get(text.kind, (0.0, 0))
             sums[text.kind] = (nll - float(row.sum()), tokens + len(row))
-        return JobResult(job.arm, job.person, sums)
+        return JobResult(job.arm, job.person, sums, os.getpid(), peak_memory_mb())
 
 
 _scorer: Scorer | None = None

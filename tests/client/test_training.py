@@ -1,4 +1,4 @@
-"""What a device computes for a round, on the tiny model itself: its own training, its private weights, no other model."""
+"""What a device computes for a round, on the tiny model: its own training, private weights, its own model file."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 
 import simulations.experiment
 from edge_runtime import command_support
+from edge_runtime.commands import app
 from protocol.errors import PenchantError
-from simulations.cli import StageDisplay, app, main
-from tests.simulations.report_fixture import invented_report
+from simulations.cli import StageDisplay, main
+from tests.simulations.report_fixture import invented_report, smallest_report
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -109,7 +111,9 @@ def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
     assert "holds an earlier run" in result.stderr and "--out" in result.stderr
 
 
-def invent_runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def invent_runs(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], dict[str, Any]] = invented_report
+) -> list[dict[str, Any]]:
     """Let every experiment end at once with an invented report; returns what they were asked to do."""
     asked: list[dict[str, Any]] = []
 
@@ -117,7 +121,7 @@ def invent_runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         on_stage("thinking", 0.0)
         on_stage("thinking", 1.0)
         asked.append({"settings": settings, "people": people, "out": out, "command": command})
-        return invented_report()
+        return make()
 
     monkeypatch.setattr(simulations.experiment, "run_experiment", experiment)
     return asked
@@ -135,17 +139,17 @@ def test_demo_shows_the_result_and_where_to_go_on(tmp_path: Path, monkeypatch: p
 
 
 def test_simulate_as_json_prints_the_report_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = invent_runs(monkeypatch)
+    asked = invent_runs(monkeypatch, smallest_report)
     file = tmp_path / "experiment.toml"
     file.write_text(f'title = "mine"\n{VILLAGE}')
     result = run("simulate", str(file), "--out", str(tmp_path / "out"), "--json")
-    assert json.loads(result.stdout)["arms"].keys() == invented_report()["arms"].keys()
+    assert json.loads(result.stdout)["arms"].keys() == smallest_report()["arms"].keys()
     assert "thinking" in result.stderr and asked[0]["settings"].title == "mine"
-    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["title"] == invented_report()["title"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["model"] == smallest_report()["model"]
 
 
 def test_fresh_removes_an_earlier_demo_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    invent_runs(monkeypatch)
+    invent_runs(monkeypatch, smallest_report)
     earlier, other = tmp_path / "earlier", tmp_path / "other"
     for folder in (earlier, other):
         folder.mkdir()

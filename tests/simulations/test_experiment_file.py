@@ -93,7 +93,12 @@ def test_an_unknown_setting_is_named(tmp_path: Path, content: str, message: str)
 
 @pytest.mark.parametrize(
     "content",
-    ["training = 3\n" + VILLAGE, "frame_kinds = 3\n" + VILLAGE, VILLAGE + '[plan]\nshared_rounds = "many"\n'],
+    [
+        '[people]\nsource = "village"\nfleet = "many"\n',
+        "training = 3\n" + VILLAGE,
+        "frame_kinds = 3\n" + VILLAGE,
+        VILLAGE + '[plan]\nshared_rounds = "many"\n',
+    ],
 )
 def test_a_wrong_type_is_named_with_the_file(tmp_path: Path, content: str) -> None:
     assert "experiment.toml: a setting has the wrong type" in refused(tmp_path, content)
@@ -128,3 +133,17 @@ def test_data_that_is_not_there_says_how_to_set_it(
 ) -> None:
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     assert DATA_VARIABLE in refused(tmp_path, f'[people]\nsource = "{source}"\nfleet = 8\n')
+
+
+def test_a_setting_of_the_wrong_type_is_one_clear_line(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text('noise_multiplier = "loud"\n[people]\nsource = "village"\n', encoding="utf-8")
+    with pytest.raises(PenchantError, match="noise_multiplier"):
+        read_experiment(file)
+
+
+def test_the_village_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    file = tmp_path / "large.toml"
+    file.write_text('[people]\nsource = "village"\nfleet = 100\n', encoding="utf-8")
+    with pytest.raises(PenchantError, match="26"):
+        read_experiment(file)
