@@ -63,7 +63,8 @@ class PreferenceBases:
     def __init__(self, frame: Frame, plan: PreferencePlan) -> None:
         self.frame, self.plan = frame, plan
         self.shared: NDArray[np.float64] = np.zeros(frame.dimension)
-        self.bases: NDArray[np.float64] | None = None
+        self.bases: NDArray[np.float64] | None = None  # orthonormal, what the next sum is projected on
+        self.mixing: NDArray[np.float64] = np.zeros((plan.basis_count, frame.dimension))  # what is published
         self.spectrum: tuple[float, ...] = ()
         self.noise_floor = 0.0
         self._clip = plan.shared_clip
@@ -115,7 +116,8 @@ class PreferenceBases:
         self.bases, self.spectrum = orthonormal_rows(sketch)
         deviation = noise_deviation(task, survivors)
         self.noise_floor = deviation * (math.sqrt(task.dimension) + math.sqrt(task.basis_count))
-        return {"bases": Coordinates(self.frame.digest, self.bases).to_bytes()}
+        self.mixing = self.bases * np.sqrt(reliability(self.spectrum, self.noise_floor))[:, None]
+        return {"bases": Coordinates(self.frame.digest, self.mixing).to_bytes()}
 
 
 def noise_deviation(task: RoundTask, survivors: int) -> float:
@@ -133,6 +135,18 @@ def shrink(mean: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
     if square == 0.0 or len(mean) < 3:
         return mean
     return max(0.0, 1.0 - (len(mean) - 2) * deviation**2 / square) * mean
+
+
+def reliability(spectrum: Sequence[float], noise_floor: float) -> NDArray[np.float64]:
+    """The part of each singular value's square that noise does not explain, in [0, 1]; shape (K,).
+
+    Rows are published times its square root, so that a device's projection on a row and the row itself together
+    step ``reliability`` of the way: a direction that cannot be told from noise moves nobody.
+    """
+    squares = np.square(np.asarray(spectrum, dtype=np.float64))
+    kept = 1.0 - np.divide(noise_floor**2, squares, out=np.full_like(squares, np.inf), where=squares > 0)
+    clipped: NDArray[np.float64] = np.clip(kept, 0.0, 1.0)
+    return clipped
 
 
 def orthonormal_rows(

@@ -139,7 +139,9 @@ def summarise(
     """(arms, controls) of the report. A gain is the mean over people of 1 - loss / loss of what is compared with."""
     by_arm: dict[str, dict[int, JobResult]] = {}
     for result in results:
-        by_arm.setdefault(result.arm, {})[result.person] = result
+        row = by_arm.setdefault(result.arm, {})
+        earlier = row[result.person].sums if result.person in row else {}
+        row[result.person] = JobResult(result.arm, result.person, {**earlier, **result.sums})
     for arm, plain in WITHOUT_MEMORY.items():
         for person, result in by_arm[arm].items():
             choices = {k: v for k, v in by_arm[plain][person].sums.items() if k == "choice"}

@@ -86,7 +86,7 @@ app.command(epilog="Examples: penchant train   |   penchant train --epsilon 4")(
 @one_line_errors
 def demo(
     people: Annotated[int, typer.Option(min=8, max=26, help="People in the fleet; 6 newcomers join.")] = 24,
-    rounds: Annotated[int, typer.Option(min=3, max=20, help="Private sums; the last two build bases.")] = 4,
+    rounds: Annotated[int, typer.Option(min=3, max=20, help="Private sums; the last two build bases.")] = 5,
     out: Out = Path("penchant-demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in --out first.")] = False,
     as_json: AsJson = False,

@@ -49,7 +49,7 @@ from simulations.local_grid import LocalGrid
 from simulations.people import Person
 from simulations.prv import epsilon_prv
 from simulations.samples import sample_answers
-from simulations.scoring import JobResult, peak_memory_mb, score_all
+from simulations.scoring import JobResult, peak_memory_mb, score_all, split_by_kind
 
 MINIMUM_FLEET = 8  # what a device demands of a round by default
 StageSink = Callable[[str, float], None]
@@ -155,7 +155,7 @@ def run_experiment(
         for home, own in zip(homes, adapters, strict=True):
             with Device.open(home) as device:
                 AdapterLog(device.vault).install(own.bases, note="the fleet's bases in my own mix")
-    jobs = plan_jobs(*texts, adapters)
+    jobs = split_by_kind(plan_jobs(*texts, adapters))
     trainer.engine.close()
     del trainer
     open_trainer.cache_clear()
@@ -242,8 +242,8 @@ def _fit_person(
     with Device.open(home) as device:
         batch = trainer.batch_of(device, settings.training)
         residual, _ = residual_of(device, trainer, frame, algorithm.shared, settings.training, batch)
-        bases = algorithm.bases if algorithm.bases is not None else np.zeros((0, frame.dimension))
-        weights = bases @ residual  # the projection on orthonormal bases: no further step of training
+        bases = algorithm.mixing
+        weights = bases @ residual  # a projection: no further step of training
         mixed = mix(algorithm.shared, bases, weights)
         device.vault.put_blob(f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes())
     return PersonalFit(algorithm.shared, algorithm.shared + residual, mixed, weights)

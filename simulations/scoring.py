@@ -11,7 +11,8 @@ import os
 import resource
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from edge_runtime.adapter_loading import Adapter
@@ -107,6 +108,23 @@ def _run(job: Job) -> JobResult:
     if _scorer is None:
         raise RuntimeError("the scoring worker has no engine")
     return _scorer.score(job)
+
+
+def split_by_kind(jobs: Sequence[Job]) -> list[Job]:
+    """The same work in jobs of one kind each, so that neighbours share their adapter and the head of their prompts.
+
+    The engine keeps what a prompt has in common with the one before it; with this order the worked turns of a kind
+    are read once per adapter and not once per person and arm.
+    """
+    split = []
+    for _, group in groupby(jobs, key=lambda job: job.adapter_sha256):
+        alike = list(group)
+        for kind in sorted({text.kind for job in alike for text in job.texts}):
+            for job in alike:
+                texts = tuple(text for text in job.texts if text.kind == kind)
+                if texts:
+                    split.append(replace(job, texts=texts))
+    return split
 
 
 def score_all(model: ModelFile, jobs: Sequence[Job], *, workers: int) -> Iterator[JobResult]:

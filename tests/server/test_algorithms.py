@@ -15,7 +15,14 @@ from protocol.frames import Frame
 from protocol.messages import RoundTask
 from protocol.round_plan import RoundPlan, plan_task
 from server.aggregate import decode_sum
-from server.algorithms import PreferenceBases, PreferencePlan, noise_deviation, orthonormal_rows, shrink
+from server.algorithms import (
+    PreferenceBases,
+    PreferencePlan,
+    noise_deviation,
+    orthonormal_rows,
+    reliability,
+    shrink,
+)
 
 PEOPLE, PLANTED = 60, 3
 QUIET = {
@@ -277,3 +284,9 @@ def test_shrinking_a_noisy_mean_lowers_its_squared_error_and_leaves_an_exact_one
     assert shrunk < 0.5 * raw
     assert np.array_equal(shrink(truth, 0.0), truth)
     assert not shrink(truth, 10.0).any()
+
+
+def test_reliability_is_what_noise_does_not_explain() -> None:
+    assert np.allclose(reliability((2.0, 1.0, 0.5), 1.0), [0.75, 0.0, 0.0])
+    assert np.array_equal(reliability((2.0, 0.1), 0.0), [1.0, 1.0])
+    assert np.array_equal(reliability((0.0,), 0.0), [0.0])

@@ -12,7 +12,7 @@ import pytest
 from edge_runtime.engine import Engine
 from edge_runtime.models import ModelFile
 from protocol.errors import PenchantError
-from simulations.scoring import Job, JobResult, ScoredText, Scorer, score_all
+from simulations.scoring import Job, JobResult, ScoredText, Scorer, score_all, split_by_kind
 from tests.edge_runtime.model_helpers import adapter_bytes, open_tiny, random_factors, random_tokens
 
 TEXTS = tuple(
@@ -118,3 +118,24 @@ def test_leaving_early_ends_the_workers(engine: Engine) -> None:
     stream = score_all(engine.model, [job(person) for person in range(6)], workers=1)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_splitting_by_kind_loses_nothing_and_keeps_adapters_together() -> None:
+    def text(kind: str, mark: int) -> ScoredText:
+        return ScoredText(kind, (1, mark), (2,))
+
+    jobs = [
+        Job("none", 0, (text("message", 3), text("fact", 4))),
+        Job("none", 1, (text("fact", 5),)),
+        Job("bases", 0, (text("message", 6), text("fact", 7)), b"adapter", "digest"),
+    ]
+    split = split_by_kind(jobs)
+    assert [(job.arm, job.person, job.texts[0].kind) for job in split] == [
+        ("none", 0, "fact"),
+        ("none", 1, "fact"),
+        ("none", 0, "message"),
+        ("bases", 0, "fact"),
+        ("bases", 0, "message"),
+    ]
+    assert sorted(t.prompt for job in split for t in job.texts) == sorted(t.prompt for job in jobs for t in job.texts)
+    assert all(job.adapter == (b"adapter" if job.arm == "bases" else None) for job in split)
