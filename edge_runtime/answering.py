@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORIES: Final = 3
 DEFAULT_ANSWER_TOKENS: Final = 160
-# Greedy: what is remembered should be repeated the same way each time.
-DEFAULT_SAMPLING: Final = Sampling(temperature=0.0)
+# Greedy: what is remembered should be repeated the same way each time. A model this small then loops on its own words
+# unless repeating costs something; the prompt's words, the remembered names among them, cost nothing.
+DEFAULT_SAMPLING: Final = Sampling(temperature=0.0, repeat_penalty=1.1)
 
 _WITH_NOTES = "Answer the question from the user's notes."
 _WITHOUT_NOTES = "You are a helpful assistant."
