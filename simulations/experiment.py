@@ -28,13 +28,11 @@ from edge_runtime.adapters import AdapterLog
 from edge_runtime.device import Device
 from edge_runtime.models import ModelFile, ModelShape, read_model_shape
 from edge_runtime.vault import LEARNT_PREFIX
-from protocol.accounting import Accountant, snr_bound
 from protocol.coordinates import Coordinates, mix
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
 from server.algorithms import PreferenceBases, PreferencePlan
 from server.fleet import FleetResult, FleetSettings, run_fleet
-from server.planning import stages_survived
 from server.round import Progress
 from simulations.arms import (
     HeldOut,
@@ -47,7 +45,14 @@ from simulations.arms import (
 from simulations.homes import create_homes, fleet_roster
 from simulations.local_grid import LocalGrid
 from simulations.people import Person
-from simulations.prv import epsilon_prv
+from simulations.report_blocks import (
+    finite,
+    frame_block,
+    privacy_block,
+    round_log,
+    secure_aggregation_block,
+    wire_block,
+)
 from simulations.samples import sample_answers
 from simulations.scoring import JobResult, peak_memory_mb, score_all, split_by_kind
 
@@ -175,17 +180,17 @@ def run_experiment(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "model": {"name": model.name, "sha256": model.sha256, "quantisation": model.quantisation},
-        "frame": _frame_block(frame, settings),
+        "frame": frame_block(frame, settings),
         "people": len(people),
         "fleet": len(fleet),
         "newcomers": len(people) - len(fleet),
         "rounds": len(result.outcomes),
-        "round_log": _round_log(result, settings.delta),
+        "round_log": round_log(result, settings.delta),
         "arms": arms,
         "controls": controls,
-        "privacy": _privacy_block(result, settings, frame),
-        "wire": _wire_block(grid, result, len(fleet)),
-        "secure_aggregation": _secure_aggregation_block(result, settings),
+        "privacy": privacy_block(result, settings, frame),
+        "wire": wire_block(grid, result, len(fleet)),
+        "secure_aggregation": secure_aggregation_block(result, settings),
         "bases": {
             "count": settings.plan.basis_count,
             "spectrum": list(algorithm.spectrum),
@@ -262,7 +267,7 @@ def _adapters(
         return adapter_bytes(frame, theta, model, shape, round=rounds, epsilon=epsilon)
 
     # The fleet's promise covers what the fleet released; what a device adds of its own is without noise.
-    shared = as_gguf(fits[0].shared, _finite(result.epsilon))
+    shared = as_gguf(fits[0].shared, finite(result.epsilon))
     return [PersonAdapters(shared, as_gguf(fit.personal), as_gguf(fit.bases)) for fit in fits]
 
 
@@ -285,105 +290,6 @@ def _texts(
     finally:
         for device in devices:
             device.close()
-
-
-def _frame_block(frame: Frame, settings: ExperimentSettings) -> dict[str, Any]:
-    return {
-        "sha256": frame.digest,
-        "rank": frame.rank,
-        "modules": len(frame.modules),
-        "dimension": frame.dimension,
-        "bytes": len(frame.to_bytes()),
-        "kinds": list(settings.frame_kinds),
-        "top_layers": settings.training.top_layers,
-    }
-
-
-def _round_log(result: FleetResult, delta: float) -> list[dict[str, Any]]:
-    accountant, after, log = Accountant(), {}, []
-    for spend in result.ledger:  # a round that failed after its spend is in here too
-        accountant.add(spend.event)
-        after[(spend.run_id, spend.round, spend.attempt)] = _finite(accountant.epsilon(delta))
-    for outcome in result.outcomes:
-        task = outcome.task
-        log.append(
-            {
-                "round": task.round,
-                "kind": task.kind,
-                "cohort": task.cohort_size,
-                "survivors": outcome.survivors,
-                "clip_norm": task.clip_norm,
-                "fraction_not_clipped": outcome.fraction_not_clipped,
-                "mean_loss": outcome.mean_loss,
-                "snr": _snr(outcome.survivors, outcome.effective_noise_multiplier, task.update_dimension),
-                "epsilon_after": after[(task.run_id, task.round, task.attempt)],
-            }
-        )
-    return log
-
-
-def _privacy_block(result: FleetResult, settings: ExperimentSettings, frame: Frame) -> dict[str, Any]:
-    accountant = Accountant(spend.event for spend in result.ledger)
-    log = _round_log(result, settings.delta)
-    last = result.outcomes[-1]
-    widest = max(outcome.task.update_dimension for outcome in result.outcomes)
-    inflation = last.effective_noise_multiplier / settings.noise_multiplier if settings.noise_multiplier else 1.0
-    return {
-        "noise": settings.noise_multiplier > 0,
-        "epsilon": _finite(accountant.epsilon(settings.delta)),
-        "epsilon_rdp": _finite(accountant.epsilon_rdp(settings.delta)),
-        "epsilon_prv": epsilon_prv(accountant.events, settings.delta),
-        "delta": settings.delta,
-        "unit": "one person",
-        "neighbours": "one person's contributions replaced by zeros, in every round",
-        "mechanism": "distributed Skellam noise inside secure aggregation, joint L2 clip per person",
-        "noise_multiplier": settings.noise_multiplier,
-        "clip": {outcome.task.kind: outcome.task.clip_norm for outcome in result.outcomes},
-        "sampling": "no amplification claimed: everybody takes part in every round",
-        "snr": min(row["snr"] for row in log) if settings.noise_multiplier else None,
-        "spend": [{name: row[name] for name in ("round", "kind", "epsilon_after")} for row in log],
-        "contributions_counted": "adapter and basis sums, clip bits, losses and counts: one noised vector each",
-        "fleet_of_1000": {
-            "snr": _snr(1000, settings.noise_multiplier * inflation, widest) if inflation else None,
-            "epsilon": _finite(result.epsilon),
-            "noise_multiplier": settings.noise_multiplier,
-        },
-    }
-
-
-def _wire_block(grid: LocalGrid, result: FleetResult, people: int) -> dict[str, Any]:
-    up, down = grid.bytes_by_stage("up"), grid.bytes_by_stage("down")
-    setup_down, setup_up = down.pop("setup", 0), up.pop("setup", 0)
-    share = people * max(len(result.outcomes), 1)
-    return {
-        "up_bytes": (sum(up.values()) + setup_up) / share,
-        "down_bytes": sum(down.values()) / share,
-        "setup_down_bytes": setup_down / people,
-        "up_by_stage": {stage: size / share for stage, size in {**up, "setup": setup_up}.items()},
-        "down_by_stage": {stage: size / share for stage, size in down.items()},
-        "limit_up_bytes": 10_000,
-    }
-
-
-def _secure_aggregation_block(result: FleetResult, settings: ExperimentSettings) -> dict[str, Any]:
-    task = result.outcomes[-1].task
-    return {
-        "cohort": task.cohort_size,
-        "minimum_survivors": task.minimum_survivors,
-        "threshold": task.graph_threshold,
-        "degree": task.graph_degree,
-        "dropouts_survived": task.cohort_size - task.minimum_survivors,
-        "stages_survived": stages_survived(task.cohort_size, task.minimum_survivors, settings.dropout_fraction),
-        "ring_bits": task.ring_bits,
-    }
-
-
-def _snr(people: int, noise_multiplier: float, dimension: int) -> float | None:
-    return snr_bound(people, noise_multiplier, dimension) if noise_multiplier else None
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _peak_memory_mb(results: Sequence[JobResult]) -> float:

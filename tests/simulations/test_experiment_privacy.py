@@ -13,7 +13,8 @@ from protocol.accounting import Accountant
 from protocol.frames import Frame
 from protocol.round_plan import RoundPlan
 from server.fleet import FleetResult, run_fleet
-from simulations.experiment import ExperimentSettings, PersonalFit, _adapters, _privacy_block, _round_log
+from simulations.experiment import ExperimentSettings, PersonalFit, _adapters
+from simulations.report_blocks import privacy_block, round_log
 from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions, settings_of
 
 DELTA, PEOPLE = 1e-5, 5
@@ -41,20 +42,20 @@ def test_a_spend_without_an_outcome_counts_in_every_number(tmp_path: Path) -> No
     assert [(spend.round, spend.attempt) for spend in result.ledger] == [(0, 0), (1, 0), (1, 1)]
     events = [RoundPlan.of(result.outcomes[place].task).privacy_event() for place in (0, 1, 1)]
     settings = ExperimentSettings(title="", noise_multiplier=2.0, delta=DELTA)
-    block = _privacy_block(result, settings, FRAME)
+    block = privacy_block(result, settings, FRAME)
     assert block["epsilon"] == result.epsilon == pytest.approx(Accountant(events).epsilon(DELTA))
     assert block["epsilon_rdp"] == pytest.approx(Accountant(events).epsilon_rdp(DELTA))
     assert block["epsilon"] <= block["epsilon_rdp"]
     assert block["epsilon_prv"] == pytest.approx(block["epsilon"], rel=0.02)
     assert block["clip"] == {"shared": 1.0}
-    after = [row["epsilon_after"] for row in _round_log(result, DELTA)]
+    after = [row["epsilon_after"] for row in round_log(result, DELTA)]
     assert after == pytest.approx([Accountant(events[:1]).epsilon(DELTA), block["epsilon"]])
     assert [row["epsilon_after"] for row in block["spend"]] == after
 
 
 def test_without_noise_no_number_claims_anything(tmp_path: Path) -> None:
     result = run_with_a_failure(tmp_path, 0.0)
-    block = _privacy_block(result, ExperimentSettings(title="", noise_multiplier=0.0, delta=DELTA), FRAME)
+    block = privacy_block(result, ExperimentSettings(title="", noise_multiplier=0.0, delta=DELTA), FRAME)
     assert block["noise"] is False
     assert [block[name] for name in ("epsilon", "epsilon_rdp", "epsilon_prv", "snr")] == [None] * 4
     model = ModelFile("m", tmp_path, "1" * 64, "f32", "llama")
