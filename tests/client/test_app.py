@@ -196,8 +196,8 @@ def test_failing_work_tells_the_server_nothing(tmp_path: Path, monkeypatch: pyte
         def failing(device: Device) -> Any:
             raise RuntimeError("my diary says: " + "secret")
 
-        monkeypatch.setattr(client.app, "work_factory", failing)
-        with pytest.raises(ProtocolError, match="CollectReply"):
+        with monkeypatch.context() as patch, pytest.raises(ProtocolError, match="CollectReply"):
+            patch.setattr(client.app, "work_factory", failing)
             fleet.play(task)
         up = b"".join(t.payload or b"" for t in fleet.grid.transfers)
     assert b"diary" not in up

@@ -154,7 +154,8 @@ def test_fresh_removes_an_earlier_demo_and_nothing_else(tmp_path: Path, monkeypa
     for folder in (earlier, other):
         folder.mkdir()
         (folder / "mine.txt").write_text("mine")
-    (earlier / "report.json").write_text("{}")
+    (earlier / "devices").mkdir()  # what a run leaves, finished or not
+    (earlier / "fleet.db").write_text("")
     for folder in (earlier, other):
         run("demo", "--out", str(folder), "--fresh", "--json")
     assert not (earlier / "mine.txt").exists() and (other / "mine.txt").exists()

@@ -188,7 +188,10 @@ def test_every_device_ends_with_its_own_live_adapter(run: Run) -> None:
             assert metadata.base_sha256 == run.report["model"]["sha256"]
             assert metadata.frame_sha256 == run.report["frame"]["sha256"] and metadata.round == ROUNDS
             digests.add(version.sha256)
-    assert len(digests) == len(run.people)  # everybody's own mix
+    # Everybody's own mix; but where no basis can be told from noise, nobody is moved and all hold the shared adapter.
+    bases = run.report["bases"]
+    structure = any(value > bases["noise_floor"] for value in bases["spectrum"])
+    assert len(digests) == (len(run.people) if structure else 1)
     weights = run.report["bases"]["weights"]
     assert set(weights) == {person.name for person in run.people}
     assert all(len(own) == BASES for own in weights.values())
