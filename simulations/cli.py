@@ -24,8 +24,11 @@ from edge_runtime.commands import app
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
 
 
+SECONDS_BETWEEN_LINES = 20.0
+
+
 class StageDisplay:
-    """One progress line per stage on the terminal, one plain line per stage elsewhere."""
+    """One progress bar per stage on the terminal; elsewhere plain lines, one per stage and one every 20 seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -39,7 +42,7 @@ class StageDisplay:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._started = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> StageDisplay:
         self._progress.start()
@@ -48,11 +51,17 @@ class StageDisplay:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._last_line - self._started:6.1f} s  {text}", highlight=False)
+
     def __call__(self, stage: str, fraction: float) -> None:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=1.0)
-            if not self._console.is_terminal:
-                self._console.print(f"{time.monotonic() - self._started:6.1f} s  {stage}", highlight=False)
+            self._line(stage)
+        elif fraction < 1.0 and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._line(f"{stage}: {fraction:.0%}")
         self._progress.update(self._tasks[stage], completed=fraction)
         if fraction >= 1.0:
             self._progress.stop_task(self._tasks[stage])
