@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from client.commands import train
 from edge_runtime.command_support import AsJson, need, one_line_errors, print_json
 from edge_runtime.commands import app
+from protocol.errors import PenchantError
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
 
@@ -104,7 +105,9 @@ def demo(
     need("torch", "transformers", "flwr", "matplotlib", "scipy")
     from simulations.demo import demo_settings, village_of
 
-    if fresh and (out / "devices").is_dir() and (out / "fleet.db").exists():
+    if (out / "devices").is_dir():
+        if not fresh:
+            raise PenchantError(f"{out} holds an earlier demo: add --fresh to replace it, or choose another --out")
         shutil.rmtree(out)
     _run(demo_settings(rounds), village_of(people), out, as_json)
 

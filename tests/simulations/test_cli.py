@@ -108,7 +108,7 @@ def test_bad_options_are_refused_with_exit_code_2(arguments: tuple[str, ...]) ->
 def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out" / "devices").mkdir(parents=True)
     result = run("demo", "--out", str(tmp_path / "out"), code=2)
-    assert "holds an earlier run" in result.stderr and "--out" in result.stderr
+    assert "holds an earlier demo" in result.stderr and "--out" in result.stderr
 
 
 def invent_runs(
@@ -155,7 +155,8 @@ def test_fresh_removes_an_earlier_demo_and_nothing_else(tmp_path: Path, monkeypa
         folder.mkdir()
         (folder / "mine.txt").write_text("mine")
     (earlier / "devices").mkdir()  # what a run leaves, finished or not
-    (earlier / "fleet.db").write_text("")
+    fails_with("--fresh", "demo", "--out", str(earlier), "--json")
+    assert (earlier / "mine.txt").exists()
     for folder in (earlier, other):
         run("demo", "--out", str(folder), "--fresh", "--json")
     assert not (earlier / "mine.txt").exists() and (other / "mine.txt").exists()
