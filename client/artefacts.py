@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from edge_runtime.vault import Vault
+from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError, ProtocolError
 
 PREFIX = "artefact/"

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from edge_runtime.command_support import AsJson, Home, need, one_line_errors, opened_device, print_json
-from edge_runtime.statements import utc_now
+from edge_runtime.commands.support import AsJson, Home, need, one_line_errors, opened_device, print_json
+from edge_runtime.memory.statements import utc_now
 
 
 @one_line_errors

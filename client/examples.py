@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_runtime.answering import build_messages
-from edge_runtime.chat_template import ChatMessage
+from edge_runtime.answering.answering import build_messages
+from edge_runtime.answering.drafting import DEFAULT_CUE, plain_draft
 from edge_runtime.device import Device
-from edge_runtime.drafting import DEFAULT_CUE, plain_draft
-from edge_runtime.engine import Engine
+from edge_runtime.engine.chat_template import ChatMessage
+from edge_runtime.engine.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def message_examples(engine: Engine, device: Device, newest: int) -> list[Exampl
 
 def choice_examples(engine: Engine, device: Device, newest: int) -> list[Example]:
     """The ``newest`` preferred answers, in the order of their dates (within a day, of being stored)."""
-    preferred = sorted(device.memory.preferences(), key=lambda choice: (choice.said_at, choice.id))
+    preferred = sorted(device.feedback.preferences(), key=lambda choice: (choice.said_at, choice.id))
     return [
         make_example(engine, build_messages(choice.prompt, []), choice.chosen)
         for choice in preferred[max(0, len(preferred) - newest) :]

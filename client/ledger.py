@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from edge_runtime.device import DeviceSettings
-from edge_runtime.vault import Vault
+from edge_runtime.store.vault import Vault
 from protocol.accounting import Accountant, PrivacyEvent
 from protocol.errors import BudgetExceeded
 from protocol.messages import RoundTask

@@ -21,11 +21,11 @@ from client.examples import Example, choice_examples, message_examples, prepare_
 from client.frame_builder import build_frame, public_text
 from client.local_training import LocalSettings, train_coordinates
 from client.training import Trainer, open_trainer
-from edge_runtime.adapter_file import AdapterMetadata, write_adapter
-from edge_runtime.adapters import AdapterLog, AdapterVersion
+from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
+from edge_runtime.adapters.log import AdapterLog, AdapterVersion
 from edge_runtime.device import Device
-from edge_runtime.engine import Engine
-from edge_runtime.models import cache_folder, read_model_shape, write_atomically
+from edge_runtime.engine.engine import Engine
+from edge_runtime.models.catalogue import cache_folder, read_model_shape, write_atomically
 from protocol.errors import PenchantError
 from protocol.frames import Frame
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from edge_runtime.vault import Vault
+from edge_runtime.store.vault import Vault
 from protocol.errors import ProtocolError
 from protocol.messages import RoundTask
 

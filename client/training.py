@@ -23,9 +23,9 @@ from client.local_training import LocalSettings, evaluate_coordinates, train_coo
 from client.torch_model import Batch, TorchModel
 from client.work import LocalUpdate
 from edge_runtime.device import Device
-from edge_runtime.engine import Engine
-from edge_runtime.models import ModelFile, find_model
-from edge_runtime.vault import LEARNT_PREFIX
+from edge_runtime.engine.engine import Engine
+from edge_runtime.models.catalogue import ModelFile, find_model
+from edge_runtime.store.vault import LEARNT_PREFIX
 from protocol.clipping import clip_to_norm
 from protocol.coordinates import Coordinates
 from protocol.errors import PenchantError

@@ -20,9 +20,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.keys import KeyMethod, create_key, key_exists, open_key
-from edge_runtime.memory import Memory, TextEmbedder
-from edge_runtime.vault import VAULT_FILE, Vault
+from edge_runtime.adapters.log import AdapterLog
+from edge_runtime.feedback.feedback import Feedback
+from edge_runtime.memory.memory import Memory, TextEmbedder
+from edge_runtime.store.keys import KeyMethod, create_key, key_exists, open_key
+from edge_runtime.store.vault import VAULT_FILE, Vault
 from protocol.errors import PenchantError
 from protocol.keys import SigningKey
 
@@ -100,6 +102,16 @@ class Device:
         """The owner's memories; the embedding model is loaded when a text is first embedded."""
         return Memory(self.vault, self._embedder)
 
+    @cached_property
+    def feedback(self) -> Feedback:
+        """What the owner thinks of answers."""
+        return Feedback(self.vault)
+
+    @cached_property
+    def adapters(self) -> AdapterLog:
+        """The versions of the device's own adapter."""
+        return AdapterLog(self.vault)
+
     @property
     def settings(self) -> DeviceSettings:
         """What the owner allows; the defaults if nothing was set."""
@@ -157,7 +169,7 @@ def default_home() -> Path:
 
 @lru_cache(maxsize=1)
 def _default_embedder() -> TextEmbedder:
-    from edge_runtime.embedder import Embedder  # llama.cpp: not for those who only exchange keys
+    from edge_runtime.engine.embedder import Embedder  # llama.cpp: not for those who only exchange keys
 
     embedder: TextEmbedder = Embedder.open()
     return embedder

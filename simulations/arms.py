@@ -20,13 +20,13 @@ from hashlib import sha256
 
 import numpy as np
 
-from edge_runtime.adapter_file import AdapterMetadata, write_adapter
-from edge_runtime.answering import build_messages
+from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
+from edge_runtime.answering.answering import build_messages
+from edge_runtime.answering.drafting import build_draft
 from edge_runtime.device import Device
-from edge_runtime.drafting import build_draft
-from edge_runtime.engine import Engine
-from edge_runtime.models import ModelFile, ModelShape
-from edge_runtime.statements import MemoryItem, Recalled
+from edge_runtime.engine.engine import Engine
+from edge_runtime.memory.statements import MemoryItem, Recalled
+from edge_runtime.models.catalogue import ModelFile, ModelShape
 from protocol.frames import Frame, Vector
 from simulations.people import Person
 from simulations.scoring import Job, JobResult, ScoredText

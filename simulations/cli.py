@@ -1,4 +1,4 @@
-"""The `penchant` command: one person's device (`edge_runtime.commands`) plus the demo and experiments.
+"""The `penchant` command: one person's device (`edge_runtime.commands.app`) plus the demo and experiments.
 
 It is assembled here, in the outermost room, because imports point inwards. The libraries for training and for
 fleets are imported by the commands that need them, so the device's commands work on a base installation.
@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from client.commands import train
-from edge_runtime.command_support import AsJson, need, one_line_errors, print_json
-from edge_runtime.commands import app
+from edge_runtime.commands.app import app
+from edge_runtime.commands.support import AsJson, need, one_line_errors, print_json
 from protocol.errors import PenchantError
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]

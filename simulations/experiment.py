@@ -24,10 +24,10 @@ from client import app as client_app
 from client.examples import public_examples
 from client.frame_builder import build_frame, public_text
 from client.training import Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
-from edge_runtime.adapters import AdapterLog
+from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.device import Device
-from edge_runtime.models import ModelFile, ModelShape, read_model_shape
-from edge_runtime.vault import LEARNT_PREFIX
+from edge_runtime.models.catalogue import ModelFile, ModelShape, read_model_shape
+from edge_runtime.store.vault import LEARNT_PREFIX
 from protocol.coordinates import Coordinates, mix
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector

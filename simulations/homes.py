@@ -7,7 +7,7 @@ from pathlib import Path
 
 from client.enrol import enrol, pinned_roster
 from edge_runtime.device import Device
-from edge_runtime.statements import Statement
+from edge_runtime.memory.statements import Statement
 from simulations.people import Person
 
 Advance = Callable[[float], None]
@@ -33,7 +33,7 @@ def create_homes(
                 Statement(message.text, message.cue, message.date) for message in person.train_messages
             )
             for choice in person.train_choices:
-                device.memory.add_preference(choice.prompt, choice.chosen, choice.rejected, said_at=choice.date)
+                device.feedback.add_preference(choice.prompt, choice.chosen, choice.rejected, said_at=choice.date)
             device.change_settings(share=person.role == "fleet", epsilon_budget=epsilon_budget, delta=delta)
             if person.role == "fleet":
                 roster.append(device.identity.public_bytes)

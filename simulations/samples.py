@@ -7,11 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.answering import build_messages
+from edge_runtime.answering.answering import build_messages
+from edge_runtime.answering.drafting import DRAFT_SAMPLING, build_draft
 from edge_runtime.device import Device
-from edge_runtime.drafting import DRAFT_SAMPLING, build_draft
-from edge_runtime.engine import Engine
-from edge_runtime.models import ModelFile
+from edge_runtime.engine.engine import Engine
+from edge_runtime.models.catalogue import ModelFile
 from simulations.arms import DRAFT_MEMORIES, FACT_MEMORIES, PersonAdapters
 from simulations.people import Person
 

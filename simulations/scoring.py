@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from edge_runtime.adapter_loading import Adapter
-from edge_runtime.engine import Engine
-from edge_runtime.models import ModelFile
+from edge_runtime.engine.adapter_loading import Adapter
+from edge_runtime.engine.engine import Engine
+from edge_runtime.models.catalogue import ModelFile
 
 CONTEXT_TOKENS = 2048
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from client.artefacts import artefacts_for, held_digests, keep_artefacts
-from edge_runtime.vault import Vault
+from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError, ProtocolError
 
 

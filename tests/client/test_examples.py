@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from client.examples import device_examples, make_example, prepare_input, public_examples
-from edge_runtime.answering import build_messages
-from edge_runtime.chat_template import ChatMessage
+from edge_runtime.answering.answering import build_messages
+from edge_runtime.answering.drafting import DEFAULT_CUE, plain_draft
 from edge_runtime.device import Device
-from edge_runtime.drafting import DEFAULT_CUE, plain_draft
-from edge_runtime.engine import Engine
+from edge_runtime.engine.chat_template import ChatMessage
+from edge_runtime.engine.engine import Engine
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.edge_runtime.model_helpers import open_tiny
 
@@ -29,8 +29,8 @@ def device(tmp_path: Path) -> Iterator[Device]:
         opened.memory.remember("written second", cue="Write to Ines", said_at="2025-02-02")
         opened.memory.remember("written first", said_at="2025-01-01")
         opened.memory.remember("written third", cue="Write to Teo", said_at="2025-03-03")
-        opened.memory.add_preference("Tea?", "green", "black", said_at="2025-02-02")
-        opened.memory.add_preference("Bread?", "rye", "white", said_at="2025-01-01")
+        opened.feedback.add_preference("Tea?", "green", "black", said_at="2025-02-02")
+        opened.feedback.add_preference("Bread?", "rye", "white", said_at="2025-01-01")
         yield opened
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from client.ledger import DeviceLedger
 from edge_runtime.device import DeviceSettings
-from edge_runtime.vault import Vault
+from edge_runtime.store.vault import Vault
 from protocol.accounting import Accountant
 from protocol.errors import BudgetExceeded
 from protocol.messages import RoundTask

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from client.frame_builder import build_frame, public_text
 from client.torch_model import TorchModel, as_theta
-from edge_runtime.adapter_file import AdapterMetadata, write_adapter
-from edge_runtime.engine import Adapter, ChatMessage, Engine
-from edge_runtime.models import describe_model, find_model, read_model_shape
+from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
+from edge_runtime.engine.engine import Adapter, ChatMessage, Engine
+from edge_runtime.models.catalogue import describe_model, find_model, read_model_shape
 from protocol.coordinates import mix
 from protocol.errors import PenchantError
 from protocol.frames import Frame

@@ -13,12 +13,12 @@ import client.personal_training as personal
 from client.dp_sgd import PrivateResult
 from client.examples import Example, choice_examples, device_examples, message_examples
 from client.training import Trainer, open_trainer
-from edge_runtime.adapter_file import read_adapter_metadata
-from edge_runtime.adapters import AdapterLog
+from edge_runtime.adapters.adapter_file import read_adapter_metadata
+from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.device import Device
-from edge_runtime.engine import Engine
-from edge_runtime.memory import Memory
-from edge_runtime.statements import Statement
+from edge_runtime.engine.engine import Engine
+from edge_runtime.memory.memory import Memory
+from edge_runtime.memory.statements import Statement
 from protocol.errors import PenchantError
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.tiny_model import write_tiny_model
@@ -36,7 +36,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
         order = np.random.default_rng(0).permutation(12)
         opened.memory.remember_many(Statement(text_of(n), "Say it.", f"2025-01-{n + 1:02d}") for n in order)
         for n in (2, 0, 3, 1):
-            opened.memory.add_preference(f"Which {n}?", choice_of(n), "no", said_at=f"2025-02-{n + 1:02d}")
+            opened.feedback.add_preference(f"Which {n}?", choice_of(n), "no", said_at=f"2025-02-{n + 1:02d}")
         yield opened
     open_trainer.cache_clear()
 
@@ -80,6 +80,7 @@ def test_the_gain_is_paired_and_one_sided() -> None:
 
 def test_fewer_texts_than_needed_are_refused(device: Device) -> None:
     device.memory.forget_all()
+    device.feedback.forget_all()
     with pytest.raises(PenchantError, match="0 texts"):
         personal.train_device(device, epsilon=None, created="2025-03-01", on_progress=lambda stage, fraction: None)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client.progress import RoundProgress, StageResult
-from edge_runtime.vault import Vault
+from edge_runtime.store.vault import Vault
 from protocol.errors import ProtocolError
 from tests.client.test_ledger import task_of
 

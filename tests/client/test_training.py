@@ -18,7 +18,7 @@ from client.local_training import LocalSettings, evaluate_coordinates, train_coo
 from client.training import DeviceWork, Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
 from client.work import LocalUpdate
 from edge_runtime.device import Device
-from edge_runtime.vault import LEARNT_PREFIX
+from edge_runtime.store.vault import LEARNT_PREFIX
 from protocol.coordinates import Coordinates
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
@@ -75,7 +75,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
 def fill(device: Device) -> None:
     for number, (cue, text) in enumerate(MESSAGES):
         device.memory.remember(text, cue=cue, said_at=f"2025-01-{number + 1:02d}")
-    device.memory.add_preference("Tea?", "green, strong", "none", said_at="2025-01-09")
+    device.feedback.add_preference("Tea?", "green, strong", "none", said_at="2025-01-09")
 
 
 def vector(frame: Frame, seed: int, size: float = 0.05) -> Vector:

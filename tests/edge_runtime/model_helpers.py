@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.adapter_file import AdapterMetadata, Factors, write_adapter
-from edge_runtime.engine import Adapter, Engine
-from edge_runtime.models import describe_model, read_model_shape
+from edge_runtime.adapters.adapter_file import AdapterMetadata, Factors, write_adapter
+from edge_runtime.engine.engine import Adapter, Engine
+from edge_runtime.models.catalogue import describe_model, read_model_shape
 from tests.tiny_model import write_tiny_model
 
 needs_bundled_model = pytest.mark.skipif(

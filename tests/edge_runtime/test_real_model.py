@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from edge_runtime.adapter_file import mix_adapters
-from edge_runtime.engine import ChatMessage, Engine
-from edge_runtime.models import describe_model, find_model, requantise
+from edge_runtime.adapters.adapter_file import mix_adapters
+from edge_runtime.engine.engine import ChatMessage, Engine
+from edge_runtime.models.catalogue import describe_model, find_model, requantise
 from tests.edge_runtime.model_helpers import REAL_SHAPES, load_factors, needs_bundled_model, random_factors
 
 pytestmark = needs_bundled_model
@@ -165,7 +165,7 @@ def test_an_adapter_on_q_and_k_does_in_llama_cpp_what_it_does_in_peft(
         tested.use_adapters([(load_factors(tested, factors, alpha=8.0), 1.0)])
         with_adapter = _score(tested)
         with monkeypatch.context() as patched:
-            patched.setattr("edge_runtime.adapter_file._PERMUTED_ARCHITECTURE", "none")
+            patched.setattr("edge_runtime.adapters.adapter_file._PERMUTED_ARCHITECTURE", "none")
             unpermuted = load_factors(tested, factors, alpha=8.0)
         tested.use_adapters([(unpermuted, 1.0)])
         without_permutation = _score(tested)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from edge_runtime import device as device_module
-from edge_runtime.adapter_file import read_adapter
-from edge_runtime.answering import build_messages
-from edge_runtime.chat_template import ChatMessage
+from edge_runtime.adapters.adapter_file import read_adapter
+from edge_runtime.answering.answering import build_messages
+from edge_runtime.answering.drafting import build_draft
 from edge_runtime.device import Device
-from edge_runtime.drafting import build_draft
-from edge_runtime.engine import Engine
-from edge_runtime.models import read_model_shape
+from edge_runtime.engine.chat_template import ChatMessage
+from edge_runtime.engine.engine import Engine
+from edge_runtime.models.catalogue import read_model_shape
 from protocol.frames import Frame
 from simulations.arms import (
     ARMS,

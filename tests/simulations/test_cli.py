@@ -17,8 +17,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import simulations.experiment
-from edge_runtime import command_support
-from edge_runtime.commands import app
+from edge_runtime.commands import support as command_support
+from edge_runtime.commands.app import app
 from protocol.errors import PenchantError
 from simulations.cli import StageDisplay, main
 from tests.simulations.report_fixture import invented_report, smallest_report

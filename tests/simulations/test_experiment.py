@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.adapter_file import read_adapter_metadata
-from edge_runtime.adapters import AdapterLog
+from edge_runtime.adapters.adapter_file import read_adapter_metadata
+from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.device import Device
-from edge_runtime.keys import open_key
+from edge_runtime.store.keys import open_key
 from protocol.errors import PenchantError
 from simulations.people import Person
 from simulations.village import load_village

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.adapter_file import read_adapter_metadata
-from edge_runtime.models import ModelFile, ModelShape
+from edge_runtime.adapters.adapter_file import read_adapter_metadata
+from edge_runtime.models.catalogue import ModelFile, ModelShape
 from protocol.accounting import Accountant
 from protocol.frames import Frame
 from protocol.round_plan import RoundPlan

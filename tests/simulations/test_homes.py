@@ -34,7 +34,7 @@ def test_a_device_holds_what_its_person_wrote_and_chose_before_the_split(tmp_pat
         with Device.open(home) as device:
             remembered = [(item.said_at, item.cue, item.text) for item in device.memory.items()]
             assert remembered == [(row.date, row.cue, row.text) for row in person.train_messages]
-            chosen = [(one.said_at, one.prompt, one.chosen, one.rejected) for one in device.memory.preferences()]
+            chosen = [(one.said_at, one.prompt, one.chosen, one.rejected) for one in device.feedback.preferences()]
             assert chosen == [(row.date, row.prompt, row.chosen, row.rejected) for row in person.train_choices]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.engine import Engine
-from edge_runtime.models import ModelFile
+from edge_runtime.engine.engine import Engine
+from edge_runtime.models.catalogue import ModelFile
 from protocol.errors import PenchantError
 from simulations.scoring import Job, JobResult, ScoredText, Scorer, score_all, split_by_kind
 from tests.edge_runtime.model_helpers import adapter_bytes, open_tiny, random_factors, random_tokens

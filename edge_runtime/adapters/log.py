@@ -1,0 +1,100 @@
+"""The device's own adapters: an append-only log in the encrypted file, and which of them is live.
+
+The bytes (GGUF, see ``adapter_file``) lie under ``LEARNT_PREFIX``, so that a forget drops them with everything else
+that was learnt from the owner's words; the log then says that the adapter is gone. They are decrypted to memory
+only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from edge_runtime.memory.statements import utc_now
+from edge_runtime.store.vault import LEARNT_PREFIX, Vault
+from protocol.errors import PenchantError
+
+_STEPS: Final = (
+    "CREATE TABLE adapters (id INTEGER PRIMARY KEY AUTOINCREMENT, sha256 TEXT NOT NULL, base_sha256 TEXT NOT NULL, "
+    "note TEXT NOT NULL, epsilon REAL, installed_at TEXT NOT NULL)",
+    "CREATE TABLE live_adapter (only INTEGER PRIMARY KEY CHECK (only = 1), adapter_id INTEGER)",
+)
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """One row of the log. ``epsilon`` None: no privacy is claimed. ``held``: its bytes are still there (a forget
+    removes them).
+    """
+
+    id: int
+    sha256: str
+    base_sha256: str
+    note: str
+    epsilon: float | None
+    installed_at: str
+    live: bool
+    held: bool
+
+
+class AdapterLog:
+    """The adapters of one device."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        vault.migrate("adapters", _STEPS)
+
+    def install(self, data: bytes, *, note: str) -> AdapterVersion:
+        """Append an adapter (checked to be one) and make it live."""
+        # gguf: not for the many openings of a device that install nothing
+        from edge_runtime.adapters.adapter_file import read_adapter_metadata
+
+        metadata = read_adapter_metadata(data)
+        digest = sha256(data).hexdigest()
+        with self._vault.transaction() as connection:
+            self._vault.put_blob(_blob(digest), data)
+            cursor = connection.execute(
+                "INSERT INTO adapters (sha256, base_sha256, note, epsilon, installed_at) VALUES (?, ?, ?, ?, ?)",
+                (digest, metadata.base_sha256, note, metadata.epsilon, utc_now()),
+            )
+            self._set_live(cursor.lastrowid)
+        return self.versions()[-1]
+
+    def versions(self) -> list[AdapterVersion]:
+        """The log, oldest first."""
+        live = self._live_id()
+        held = set(self._vault.blob_names(_blob("")))
+        rows = self._vault.connection.execute(
+            "SELECT id, sha256, base_sha256, note, epsilon, installed_at FROM adapters ORDER BY id"
+        ).fetchall()
+        return [
+            AdapterVersion(number, digest, base, note, epsilon, installed_at, number == live, _blob(digest) in held)
+            for number, digest, base, note, epsilon, installed_at in rows
+        ]
+
+    def live(self) -> tuple[AdapterVersion, bytes] | None:
+        """The adapter in use with its bytes, or None (none installed, switched off, or forgotten)."""
+        for version in self.versions():
+            if version.live and version.held:
+                data = self._vault.get_blob(_blob(version.sha256))
+                return (version, data) if data is not None else None
+        return None
+
+    def use(self, version_id: int | None) -> None:
+        """Make an earlier version live again (roll back), or none with None."""
+        if version_id is not None and not any(v.id == version_id and v.held for v in self.versions()):
+            raise PenchantError(f"there is no adapter {version_id} on this device: see `penchant adapters`")
+        with self._vault.transaction():
+            self._set_live(version_id)
+
+    def _live_id(self) -> int | None:
+        row = self._vault.connection.execute("SELECT adapter_id FROM live_adapter").fetchone()
+        return int(row[0]) if row and row[0] is not None else None
+
+    def _set_live(self, version_id: int | None) -> None:
+        self._vault.connection.execute("INSERT OR REPLACE INTO live_adapter VALUES (1, ?)", (version_id,))
+
+
+def _blob(digest: str) -> str:
+    return f"{LEARNT_PREFIX}adapter/{digest}"

@@ -1,0 +1,244 @@
+"""The commands of one person's device: `penchant remember, recall, forget, ask, draft, chat, adapters,
+ledger, model`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge_runtime.adapters.adapter_file import NO_GUARANTEE
+from edge_runtime.adapters.log import AdapterLog
+from edge_runtime.commands.models import ask, chat, draft, model_info, model_list
+from edge_runtime.commands.support import (
+    AsJson,
+    Home,
+    item_json,
+    one_line_errors,
+    opened_device,
+    print_json,
+    print_table,
+    recalled_json,
+)
+from edge_runtime.memory.statements import Receipt, Statement, iso_date
+from edge_runtime.store.vault import Vault
+from protocol.errors import PenchantError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A language model that knows you, on your own device.",
+    pretty_exceptions_enable=False,
+)
+_LEDGER_COLUMNS = (
+    "written",
+    "run_id",
+    "round",
+    "attempt",
+    "kind",
+    "size_bytes",
+    "roster_size",
+    "noise_multiplier",
+)
+model_app = typer.Typer(no_args_is_help=True, help="Models that can serve on this device.")
+app.add_typer(model_app, name="model")
+
+
+@app.command(epilog='Examples: penchant remember "My dog is called Bruno"   |   penchant remember --file notes.txt')
+@one_line_errors
+def remember(
+    text: Annotated[str | None, typer.Argument(help="What to remember.")] = None,
+    file: Annotated[str | None, typer.Option(help="Remember every line of this file (- for standard input).")] = None,
+    date: Annotated[str | None, typer.Option(help="The day it was said, YYYY-MM-DD.", show_default="today")] = None,
+    cue: Annotated[str, typer.Option(help="What it answered, if anything.")] = "",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store something you said; it is on disk, encrypted, when the command returns."""
+    if (text is None) == (file is None):
+        raise PenchantError('Give either a text or --file: penchant remember "My dog is called Bruno".')
+    lines = [text] if text is not None else _lines_of(file or "-")
+    with opened_device(home, create=True) as device:
+        items = device.memory.remember_many([Statement(line, cue, date) for line in lines])
+    if as_json:
+        print_json({"remembered": [item_json(item) for item in items]})
+    elif len(items) == 1:
+        typer.echo(f"Remembered as {items[0].id} ({items[0].said_at}).")
+    else:
+        typer.echo(f"Remembered {len({item.id for item in items})} statements.")
+
+
+@app.command(epilog='Examples: penchant recall "my dog"   |   penchant recall   |   penchant recall --as-of 2025-06-01')
+@one_line_errors
+def recall(
+    query: Annotated[str | None, typer.Argument(help="What to look for; everything if left out.")] = None,
+    k: Annotated[int, typer.Option("-k", "--memories", min=1, max=1000, help="At most this many.")] = 5,
+    as_of: Annotated[str | None, typer.Option(help="Only what was said by this day, YYYY-MM-DD.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what you said, by words, meaning and date; without a query, list it all."""
+    with opened_device(home, create=False) as device:
+        if query is None:
+            last_day = iso_date(as_of) if as_of else "9999-12-31"
+            found = [item_json(item) for item in device.memory.items() if item.said_at <= last_day]
+        else:
+            found = [recalled_json(recalled) for recalled in device.memory.recall(query, k=k, as_of=as_of)]
+    if as_json:
+        print_json({"query": query, "memories": found})
+    elif not found:
+        typer.echo("Nothing is remembered yet." if query is None else "Nothing relevant is remembered.")
+    else:
+        rows = [(row["id"], row["said_at"], row["text"], _how_found(row)) for row in found]
+        print_table(
+            "What you said",
+            ("id", "date", "text", "found by"),
+            rows,
+            caption="penchant forget ID removes one.",
+        )
+
+
+@app.command(epilog="Examples: penchant forget 12   |   penchant forget --everything")
+@one_line_errors
+def forget(
+    item_ids: Annotated[list[int] | None, typer.Argument(help="Ids from `penchant recall`.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="All memories, choices and what was learnt from them.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before forgetting everything.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove memories, with what was learnt from them, for good; prints receipts."""
+    if bool(item_ids) == everything:
+        raise PenchantError("Say what to forget: penchant forget ID, or penchant forget --everything.")
+    if everything and not yes:
+        if not sys.stdin.isatty():
+            raise PenchantError("Forgetting everything cannot be undone; add --yes to confirm.")
+        typer.confirm("Forget everything on this device? This cannot be undone.", abort=True, err=True)
+    with opened_device(home, create=False) as device:
+        memory = device.memory
+        for item_id in item_ids or []:
+            memory.item(item_id)  # all must exist before the first goes
+        if everything:
+            device.feedback.forget_all()
+        receipts = (
+            [memory.forget_all()]
+            if everything
+            else [memory.forget(item_id) for item_id in dict.fromkeys(item_ids or [])]
+        )
+    if as_json:
+        print_json({"receipts": [receipt.to_dict() for receipt in receipts]})
+    else:
+        for receipt in receipts:
+            typer.echo(_receipt_line(receipt))
+
+
+@app.command(epilog="Example: penchant ledger --json")
+@one_line_errors
+def ledger(home: Home = None, as_json: AsJson = False) -> None:
+    """Everything that ever left this device, and the privacy it cost in all."""
+    with opened_device(home, create=False) as device:
+        settings, entries = device.settings, _ledger_entries(device.vault)
+    epsilon = _composed_epsilon([str(entry.pop("event")) for entry in entries], settings.delta)
+    if as_json:
+        # JSON has no infinity: null means that something left without noise, so nothing is guaranteed.
+        stated = epsilon if math.isfinite(epsilon) else None
+        print_json({"entries": entries, "epsilon": stated, "settings": asdict(settings)})
+    elif not entries:
+        typer.echo("Nothing has left this device.")
+    else:
+        allowed = f"of {settings.epsilon_budget:g} allowed"
+        caption = f"In all: epsilon {epsilon:.3g} at delta {settings.delta:g}, {allowed}."
+        print_table(
+            "What left this device",
+            _LEDGER_COLUMNS,
+            [[entry[column] for column in _LEDGER_COLUMNS] for entry in entries],
+            caption=caption,
+        )
+
+
+@app.command(epilog="Examples: penchant adapters   |   penchant adapters --use 2   |   penchant adapters --off")
+@one_line_errors
+def adapters(
+    use: Annotated[int | None, typer.Option(help="Make this version live again (roll back).")] = None,
+    off: Annotated[bool, typer.Option("--off", help="Answer without any adapter.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """The versions of this device's own adapter, and which one is live."""
+    if use is not None and off:
+        raise PenchantError("Say either --use ID or --off.")
+    with opened_device(home, create=False) as device:
+        log = AdapterLog(device.vault)
+        if use is not None or off:
+            log.use(use)
+        versions = log.versions()
+    if as_json:
+        print_json({"adapters": [asdict(version) for version in versions]})
+    elif not versions:
+        typer.echo("This device has no adapter yet.")
+    else:
+        rows = [
+            (
+                version.id,
+                version.installed_at,
+                version.note,
+                NO_GUARANTEE if version.epsilon is None else f"{version.epsilon:.2f}",
+                "live" if version.live and version.held else "kept" if version.held else "forgotten",
+                version.sha256[:12],
+            )
+            for version in versions
+        ]
+        print_table("Adapters", ("id", "installed", "what", "epsilon", "state", "sha256"), rows)
+
+
+def _lines_of(file: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise PenchantError(f"Cannot read {file} as UTF-8 text.") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise PenchantError(f"There is nothing to remember in {'the input' if file == '-' else file}.")
+    return lines
+
+
+def _how_found(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {rank}" for name, rank in row.get("ranks", {}).items()) or "-"
+
+
+def _receipt_line(receipt: Receipt) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in receipt.removed.items())
+    swept = "" if receipt.log_emptied else " Another program was reading: its encrypted log is emptied when it closes."
+    return f"Forgot {receipt.what} at {receipt.forgotten_at}: removed {counts}.{swept}"
+
+
+def _ledger_entries(vault: Vault) -> list[dict[str, Any]]:
+    """Rows of the table that `client` writes, oldest first; none if this device never took part in a
+    round."""
+    if not vault.has_table("ledger"):
+        return []
+    cursor = vault.connection.execute(f"SELECT {', '.join(_LEDGER_COLUMNS)}, delta, event FROM ledger ORDER BY entry")
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _composed_epsilon(events: list[str], delta: float) -> float:
+    from protocol.accounting import Accountant, PrivacyEvent
+
+    return Accountant(PrivacyEvent(**json.loads(event)) for event in events).epsilon(delta)
+
+
+for _command, _epilog in (
+    (ask, 'Examples: penchant ask "What is my dog called?"   |   penchant ask "Name three teas" -k 0'),
+    (draft, "Example: penchant draft 'Tell Ines that the kiln shelf broke'"),
+    (chat, "Examples: penchant chat   |   in it: remember that I am allergic to walnuts, /new, /quit"),
+):
+    app.command(epilog=_epilog)(_command)
+model_app.command("list", epilog="Example: penchant model list")(model_list)
+model_app.command("info", epilog="Examples: penchant model info   |   penchant model info ./other.gguf")(model_info)
