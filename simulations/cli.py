@@ -6,66 +6,23 @@ fleets are imported by the commands that need them, so the device's commands wor
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from client.commands import train
 from edge_runtime.commands.app import app
-from edge_runtime.commands.support import AsJson, need, one_line_errors, print_json
+from edge_runtime.commands.support import AsJson, need, one_line_errors, print_json, print_table
 from protocol.errors import PenchantError
+from simulations.stage_display import StageDisplay
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
-
-
-SECONDS_BETWEEN_LINES = 20.0
-
-
-class StageDisplay:
-    """One progress bar per stage on the terminal; elsewhere plain lines, one per stage and one every 20 seconds."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<34}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._started = self._last_line = time.monotonic()
-
-    def __enter__(self) -> StageDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _line(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self._last_line = time.monotonic()
-            self._console.print(f"{self._last_line - self._started:6.1f} s  {text}", highlight=False)
-
-    def __call__(self, stage: str, fraction: float) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=1.0)
-            self._line(stage)
-        elif fraction < 1.0 and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._line(f"{stage}: {fraction:.0%}")
-        self._progress.update(self._tasks[stage], completed=fraction)
-        if fraction >= 1.0:
-            self._progress.stop_task(self._tasks[stage])
 
 
 def _run(settings: Any, people: Any, out: Path, as_json: bool) -> None:
@@ -125,6 +82,38 @@ def simulate(
 
     settings, people = read_experiment(file)
     _run(settings, people, out, as_json)
+
+
+@app.command(epilog="Examples: penchant bench decode   |   penchant bench recall --json recall.json")
+@one_line_errors
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which benchmark; the list of all if left out.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")] = None,
+) -> None:
+    """One benchmark: ours and the peer's in the same run, as ratios."""
+    from simulations.bench.runner import BENCHMARKS, run_benchmark
+
+    if name is None:
+        print_table("Benchmarks", ("name", "what it measures"), [(key, line) for key, (_, line) in BENCHMARKS.items()])
+        return
+    if json_file is not None and not json_file.parent.is_dir():
+        raise PenchantError(f"there is no folder {json_file.parent} for the figures: create it first")
+    console = Console(stderr=True)
+    with StageDisplay(console) as display:
+        document = run_benchmark(name, display)
+    if json_file is not None:
+        json_file.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    rows = [
+        (case, _figure(figures["ours"]), _figure(figures["peer"]), _figure(figures["ratio"]), figures["unit"])
+        for case, figures in document["cases"].items()
+    ]
+    machine = document["machine"]
+    caption = f"{machine['processor']}, {machine['cores']} cores; {document['seconds']:.0f} s."
+    print_table(f"penchant bench {name}", ("case", "ours", "peer", "ours / peer", "unit"), rows, caption=caption)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ import simulations.experiment
 from edge_runtime.commands import support as command_support
 from edge_runtime.commands.app import app
 from protocol.errors import PenchantError
-from simulations.cli import StageDisplay, main
+from simulations.cli import main
+from simulations.stage_display import StageDisplay
 from tests.simulations.report_fixture import invented_report, smallest_report
 
 ROOT = Path(__file__).parents[2]
