@@ -8,6 +8,9 @@ differ in rank.
 Factors are in torch's row order. Files of the llama architecture store the rows of q and k with the two
 halves of each rotary pair interleaved, so the rows of their B are permuted on writing and restored on
 reading; A is never permuted. Names are GGUF names without ".weight": "blk.26.attn_v".
+
+An *activated* adapter (aLoRA, Greenewald et al. 2025, arXiv 2504.12397) was trained to act only from its
+invocation tokens on; they stand in the file under the key that llama.cpp knows, so that it serves as it trained.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from edge_runtime.models.gguf_bytes import (
     Scalar,
     encode_float32_pair,
     encode_header,
+    encode_list_pair,
     encode_pair,
     pad_length,
     read_header,
@@ -37,6 +41,8 @@ NO_GUARANTEE = "none claimed"  # stands in the file in place of an epsilon
 
 _WHAT = "this adapter"
 _KEY = "penchant."
+_INVOCATION_KEY = "adapter.alora.invocation_tokens"
+_MOST_INVOCATION_TOKENS = 64
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODULE = re.compile(r"blk\.\d+\.(attn_q|attn_k|attn_v|attn_output|ffn_gate|ffn_up|ffn_down)")
 _PERMUTED_ARCHITECTURE = "llama"
@@ -46,7 +52,8 @@ _PERMUTED_ARCHITECTURE = "llama"
 class AdapterMetadata:
     """Where an adapter comes from. Digests are hex SHA-256 ("" where there is none); `epsilon` is the privacy
     spent on it, None where nothing is guaranteed (no noise, or nobody kept account): never a number that could be
-    read as a promise; `created` is an ISO date. Validated at construction.
+    read as a promise; `created` is an ISO date; `invocation_tokens` are those from which on the adapter was trained
+    to act (() if on every token). Validated at construction.
     """
 
     base_sha256: str
@@ -55,6 +62,7 @@ class AdapterMetadata:
     round: int = 0
     epsilon: float | None = None
     created: str = ""
+    invocation_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.base_sha256):
@@ -68,6 +76,9 @@ class AdapterMetadata:
             raise PenchantError("an adapter's round must be at least 0")
         if self.epsilon is not None and not (math.isfinite(self.epsilon) and self.epsilon >= 0):
             raise PenchantError("an adapter's epsilon must be finite and at least 0, or None where none is claimed")
+        tokens = self.invocation_tokens
+        if len(tokens) > _MOST_INVOCATION_TOKENS or not all(0 <= token < 1 << 31 for token in tokens):
+            raise PenchantError(f"an adapter's invocation tokens must be at most {_MOST_INVOCATION_TOKENS} token ids")
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,11 @@ def write_adapter(
     encoded = b"".join(encode_pair(key, value) for key, value in pairs) + encode_float32_pair(
         "adapter.lora.alpha", alpha
     )
+    if metadata.invocation_tokens:
+        encoded += encode_list_pair(_INVOCATION_KEY, metadata.invocation_tokens)
+    count = len(pairs) + 1 + bool(metadata.invocation_tokens)
     layout = [(name, array.shape, GGMLQuantizationType.F32) for name, array in arrays]
-    head, _ = encode_header(encoded, len(pairs) + 1, layout)
+    head, _ = encode_header(encoded, count, layout)
     body = bytearray(head)
     for _, array in arrays:
         raw = array.astype("<f4", copy=False).tobytes()
@@ -197,6 +211,7 @@ def _metadata_of(header: GgufHeader) -> AdapterMetadata:
         round=_number(header, _KEY + "round"),
         epsilon=epsilon if isinstance(epsilon, float) else None,
         created=_text(header, _KEY + "created"),
+        invocation_tokens=header.lists.get(_INVOCATION_KEY, ()),
     )
 
 

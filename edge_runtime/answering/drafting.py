@@ -33,11 +33,12 @@ _WORKED_TURNS: Final = (
 )
 
 
-def build_draft(request: str, earlier: Sequence[Recalled] = ()) -> list[ChatMessage]:
-    """The chat that drafts the answer to ``request``; ``earlier`` messages come best first."""
+def build_draft(request: str, earlier: Sequence[Recalled] = (), summary: str = "") -> list[ChatMessage]:
+    """The chat that drafts the answer to ``request``; ``earlier`` messages come best first, ``summary`` says how the
+    owner writes."""
     examples = [(recalled.item.cue or DEFAULT_CUE, recalled.item.text) for recalled in reversed(earlier)]
     missing = max(0, len(_WORKED_TURNS) - len(examples))
-    turns = [ChatMessage("system", _SYSTEM)]
+    turns = [ChatMessage("system", f"{_SYSTEM} {summary.strip()}".strip())]
     for cue, text in (*_WORKED_TURNS[:missing], *examples):
         turns += [ChatMessage("user", cue), ChatMessage("assistant", text)]
     return [*turns, ChatMessage("user", request)]

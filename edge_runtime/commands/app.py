@@ -3,7 +3,6 @@ ledger, model`."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from dataclasses import asdict
@@ -14,7 +13,12 @@ import typer
 
 from edge_runtime.adapters.adapter_file import NO_GUARANTEE
 from edge_runtime.adapters.log import AdapterLog
+from edge_runtime.commands import feedback
+from edge_runtime.commands.ingest import From, Me, documents, remember_files
 from edge_runtime.commands.models import ask, chat, draft, model_info, model_list
+from edge_runtime.commands.profile import profile_app
+from edge_runtime.commands.serve import serve
+from edge_runtime.commands.store import export_command, import_command, passphrase_command, rotate_command
 from edge_runtime.commands.support import (
     AsJson,
     Home,
@@ -25,8 +29,9 @@ from edge_runtime.commands.support import (
     print_table,
     recalled_json,
 )
-from edge_runtime.memory.statements import Receipt, Statement, iso_date
-from edge_runtime.store.vault import Vault
+from edge_runtime.forgetting import Receipt
+from edge_runtime.ledger_view import LEDGER_COLUMNS, composed_epsilon, ledger_entries
+from edge_runtime.memory.statements import Statement, iso_date
 from protocol.errors import PenchantError
 
 app = typer.Typer(
@@ -34,33 +39,35 @@ app = typer.Typer(
     help="A language model that knows you, on your own device.",
     pretty_exceptions_enable=False,
 )
-_LEDGER_COLUMNS = (
-    "written",
-    "run_id",
-    "round",
-    "attempt",
-    "kind",
-    "size_bytes",
-    "roster_size",
-    "noise_multiplier",
-)
 model_app = typer.Typer(no_args_is_help=True, help="Models that can serve on this device.")
 app.add_typer(model_app, name="model")
 
 
-@app.command(epilog='Examples: penchant remember "My dog is called Bruno"   |   penchant remember --file notes.txt')
+@app.command(
+    epilog='Examples: penchant remember "My dog is called Bruno"   |   penchant remember --from ~/notes --from '
+    'mail.mbox --me "Ines Duarte"   |   penchant remember --file said.txt'
+)
 @one_line_errors
 def remember(
     text: Annotated[str | None, typer.Argument(help="What to remember.")] = None,
-    file: Annotated[str | None, typer.Option(help="Remember every line of this file (- for standard input).")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Every line of this file is something you said (- for standard input).")
+    ] = None,
+    from_: From = None,
+    me: Me = None,
     date: Annotated[str | None, typer.Option(help="The day it was said, YYYY-MM-DD.", show_default="today")] = None,
     cue: Annotated[str, typer.Option(help="What it answered, if anything.")] = "",
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store something you said; it is on disk, encrypted, when the command returns."""
-    if (text is None) == (file is None):
-        raise PenchantError('Give either a text or --file: penchant remember "My dog is called Bruno".')
+    """Store something you said, or read your notes, mail and chats; all is on disk, encrypted, at the end."""
+    if [text is not None, file is not None, bool(from_)].count(True) != 1:
+        raise PenchantError('Give either a text, --file or --from: penchant remember "My dog is called Bruno".')
+    if from_:
+        if date or cue:
+            raise PenchantError("Files carry their own dates; --date and --cue go with a text or --file.")
+        remember_files(from_, me or [], home, as_json)
+        return
     lines = [text] if text is not None else _lines_of(file or "-")
     with opened_device(home, create=True) as device:
         items = device.memory.remember_many([Statement(line, cue, date) for line in lines])
@@ -120,17 +127,11 @@ def forget(
         if not sys.stdin.isatty():
             raise PenchantError("Forgetting everything cannot be undone; add --yes to confirm.")
         typer.confirm("Forget everything on this device? This cannot be undone.", abort=True, err=True)
+    from edge_runtime.forgetting import forget as forget_items
+    from edge_runtime.forgetting import forget_everything
+
     with opened_device(home, create=False) as device:
-        memory = device.memory
-        for item_id in item_ids or []:
-            memory.item(item_id)  # all must exist before the first goes
-        if everything:
-            device.feedback.forget_all()
-        receipts = (
-            [memory.forget_all()]
-            if everything
-            else [memory.forget(item_id) for item_id in dict.fromkeys(item_ids or [])]
-        )
+        receipts = [forget_everything(device)] if everything else forget_items(device, item_ids or [])
     if as_json:
         print_json({"receipts": [receipt.to_dict() for receipt in receipts]})
     else:
@@ -143,8 +144,8 @@ def forget(
 def ledger(home: Home = None, as_json: AsJson = False) -> None:
     """Everything that ever left this device, and the privacy it cost in all."""
     with opened_device(home, create=False) as device:
-        settings, entries = device.settings, _ledger_entries(device.vault)
-    epsilon = _composed_epsilon([str(entry.pop("event")) for entry in entries], settings.delta)
+        settings, entries = device.settings, ledger_entries(device.vault)
+    epsilon = composed_epsilon([str(entry.pop("event")) for entry in entries], settings.delta)
     if as_json:
         # JSON has no infinity: null means that something left without noise, so nothing is guaranteed.
         stated = epsilon if math.isfinite(epsilon) else None
@@ -156,8 +157,8 @@ def ledger(home: Home = None, as_json: AsJson = False) -> None:
         caption = f"In all: epsilon {epsilon:.3g} at delta {settings.delta:g}, {allowed}."
         print_table(
             "What left this device",
-            _LEDGER_COLUMNS,
-            [[entry[column] for column in _LEDGER_COLUMNS] for entry in entries],
+            LEDGER_COLUMNS,
+            [[entry[column] for column in LEDGER_COLUMNS] for entry in entries],
             caption=caption,
         )
 
@@ -213,32 +214,41 @@ def _how_found(row: dict[str, Any]) -> str:
 
 
 def _receipt_line(receipt: Receipt) -> str:
-    counts = ", ".join(f"{count} {name}" for name, count in receipt.removed.items())
-    swept = "" if receipt.log_emptied else " Another program was reading: its encrypted log is emptied when it closes."
-    return f"Forgot {receipt.what} at {receipt.forgotten_at}: removed {counts}.{swept}"
-
-
-def _ledger_entries(vault: Vault) -> list[dict[str, Any]]:
-    """Rows of the table that `client` writes, oldest first; none if this device never took part in a
-    round."""
-    if not vault.has_table("ledger"):
-        return []
-    cursor = vault.connection.execute(f"SELECT {', '.join(_LEDGER_COLUMNS)}, delta, event FROM ledger ORDER BY entry")
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def _composed_epsilon(events: list[str], delta: float) -> float:
-    from protocol.accounting import Accountant, PrivacyEvent
-
-    return Accountant(PrivacyEvent(**json.loads(event)) for event in events).epsilon(delta)
+    counts = ", ".join(f"{count} {name}" for name, count in receipt.removed.items() if count)
+    lines = [f"Forgot {receipt.what} at {receipt.forgotten_at}: removed {counts or 'nothing'}."]
+    if not receipt.key_rotated:
+        lines.append("The key could not be changed (another program, or a full disk); the next start alone does it.")
+    if receipt.bundles_elsewhere:
+        lines.append(f"{receipt.bundles_elsewhere} exported bundles may still hold it; delete them too.")
+    return " ".join(lines)
 
 
 for _command, _epilog in (
+    (documents, "Examples: penchant documents   |   penchant documents --forget 3fa2c1d0"),
     (ask, 'Examples: penchant ask "What is my dog called?"   |   penchant ask "Name three teas" -k 0'),
     (draft, "Example: penchant draft 'Tell Ines that the kiln shelf broke'"),
     (chat, "Examples: penchant chat   |   in it: remember that I am allergic to walnuts, /new, /quit"),
+    (serve, "Examples: penchant serve --open   |   penchant serve --port 0 --json"),
 ):
     app.command(epilog=_epilog)(_command)
+for _name, _command, _epilog in (
+    ("export", export_command, "Examples: penchant export me.penchant   |   penchant export me.penchant --move"),
+    ("import", import_command, "Example: penchant import me.penchant --home ~/penchant"),
+    ("passphrase", passphrase_command, "Examples: penchant passphrase   |   penchant passphrase --remove"),
+    ("rotate", rotate_command, "Example: penchant rotate"),
+):
+    app.command(_name, epilog=_epilog)(_command)
+app.add_typer(profile_app, name="profile")
+feedback_app = typer.Typer(no_args_is_help=True, help="Thumbs, edits and choices: what training can learn from.")
+for _name, _command, _epilog in (
+    ("up", feedback.up, "Examples: penchant feedback up   |   penchant feedback up 'short and right'"),
+    ("down", feedback.down, "Example: penchant feedback down 'too long' --turn 12"),
+    ("edit", feedback.edit, "Example: penchant feedback edit 'Your dog is called Bruno.'"),
+    ("choose", feedback.choose, "Example: penchant feedback choose 'Name a tea' 'Green.' 'There are many teas.'"),
+    ("remove", feedback.remove, "Example: penchant feedback remove --preference 3"),
+    ("list", feedback.list_feedback, "Example: penchant feedback list --json"),
+):
+    feedback_app.command(_name, epilog=_epilog)(_command)
+app.add_typer(feedback_app, name="feedback")
 model_app.command("list", epilog="Example: penchant model list")(model_list)
 model_app.command("info", epilog="Examples: penchant model info   |   penchant model info ./other.gguf")(model_info)

@@ -1,108 +1,127 @@
-"""The chat: read a line, remember or answer, show where the answer came from.
+"""The chat: read a line, remember or answer, show where the answer came from, take feedback.
 
-What is said lives in RAM and ends with the chat; only "remember that ..." is stored, before it is
-acknowledged. So there is nothing to lose when the chat ends in any way, and nothing that the model said can
-become a memory.
+The conversation is kept in the encrypted file, both sides, unless it is private; then it lives in RAM and ends with the
+chat. A memory comes only of the owner's words: "remember that ..." is stored before it is acknowledged, and nothing
+that the model said can become one. There is nothing to lose when the chat ends in any way.
 """
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass, field
 
 import typer
 
-from edge_runtime.answering.answering import Conversation, statement_to_remember, stream_answer
-from edge_runtime.commands.support import item_json, print_json, printable, recalled_json, source_line
+from edge_runtime.answering.answering import statement_to_remember
+from edge_runtime.answering.conversations import Turn
+from edge_runtime.answering.pipeline import AnswerOptions, Assistant
+from edge_runtime.commands.answers import print_answer, print_sources, sources_json
+from edge_runtime.commands.support import item_json, print_json, printable
+from edge_runtime.device import Device
+from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.engine import Engine
-from edge_runtime.memory.memory import Memory
 from protocol.errors import PenchantError
 
 _HELP = (
-    "remember that ...   store it        /memories   what is stored\n"
-    "/new   start over                   /quit   leave (so do Ctrl-D, and Ctrl-C at the prompt)"
+    "remember that ...   store it               /memories   what is stored\n"
+    "/up, /down [why]    rate the last answer   /edit ...   say it in your words\n"
+    "/why   how the last answer came about      /new   start over\n"
+    "/quit   leave (so do Ctrl-D, and Ctrl-C at the prompt)"
 )
 
 
-def run_chat(engine: Engine, memory: Memory, *, k: int, max_tokens: int, as_json: bool) -> None:
-    """Reads lines from standard input until /quit or its end; with `as_json`, one JSON object per line of
-    input."""
-    conversation = Conversation()
-    if not as_json:
-        typer.secho(f"{engine.model.name}, {len(memory)} memories. /help for what you can type.", dim=True)
-    try:
-        while True:
-            line = _read_line(prompt="" if as_json else "you> ")
-            if line is None or line.strip() in ("/quit", "/exit"):
-                return
-            line = line.strip()
-            if not line:
-                continue
-            try:
-                conversation = _one_turn(
-                    engine, memory, conversation, line, k=k, max_tokens=max_tokens, as_json=as_json
-                )
-            except PenchantError as error:  # one bad line does not end the talk
-                typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
-    except KeyboardInterrupt:  # at the prompt or between two lines: what was acknowledged is on disk
-        typer.echo("", err=True)
+@dataclass
+class Chat:
+    """One talk: `conversation` is the id of a kept one (None: private, then `said` holds its turns)."""
 
+    device: Device
+    engine: Engine
+    options: AnswerOptions
+    as_json: bool
+    private: bool
+    conversation: str | None = None
+    said: list[ChatMessage] = field(default_factory=list)
+    last: dict[str, object] | None = None  # the last answer's audit
+    last_turn: int | None = None
 
-def _one_turn(
-    engine: Engine,
-    memory: Memory,
-    conversation: Conversation,
-    line: str,
-    *,
-    k: int,
-    max_tokens: int,
-    as_json: bool,
-) -> Conversation:
-    if line == "/new":
-        return Conversation()
-    if line == "/memories":
-        for item in memory.items():
-            if as_json:
-                print_json(item_json(item))
-            else:
-                typer.echo(f"[{item.id}] {item.said_at}  {printable(item.text)}")
-        return conversation
-    if line.startswith("/"):
-        typer.echo(_HELP, err=as_json)
-        return conversation
-    statement = statement_to_remember(line)
-    if statement:
-        item = memory.remember(statement)
-        if as_json:
-            print_json({"remembered": item_json(item)})
+    def read_lines(self) -> None:
+        """Reads lines from standard input until /quit or its end; with `as_json`, one JSON object per line of
+        input."""
+        if not self.as_json:
+            count = len(self.device.memory)
+            typer.secho(f"{self.engine.model.name}, {count} memories. /help for what you can type.", dim=True)
+        try:
+            while True:
+                line = _read_line(prompt="" if self.as_json else "you> ")
+                if line is None or line.strip() in ("/quit", "/exit"):
+                    return
+                if line.strip():
+                    try:
+                        self.one_line(line.strip())
+                    except PenchantError as error:  # one bad line does not end the talk
+                        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        except KeyboardInterrupt:  # at the prompt or between two lines: what was acknowledged is on disk
+            typer.echo("", err=True)
+
+    def one_line(self, line: str) -> None:
+        """Does what one line asks for."""
+        statement = statement_to_remember(line)
+        if line.startswith("/"):
+            word, _, rest = line.partition(" ")
+            self._command(word, rest.strip())
+        elif statement:
+            item = self.device.memory.remember(statement)
+            self._tell({"remembered": item_json(item)}, f"Remembered as {item.id}.")
         else:
-            typer.echo(f"Remembered as {item.id}.")
-        return conversation
-    stream = stream_answer(engine, memory, line, k=k, max_tokens=max_tokens, conversation=conversation)
-    pieces: list[str] = []
-    stopped = False
-    try:
-        for piece in stream.pieces:
-            pieces.append(piece)
-            if not as_json:
-                typer.echo(printable(piece), nl=False)
-                sys.stdout.flush()
-    except KeyboardInterrupt:  # stops this answer, not the chat
-        stopped = True
-    answer = "".join(pieces).rstrip()
-    if as_json:
-        print_json(
-            {
-                "answer": answer,
-                "stopped": stopped,
-                "sources": [recalled_json(source) for source in stream.sources],
-            }
+            self._answer(line)
+
+    def _answer(self, question: str) -> None:
+        if not self.private and self.conversation is None:
+            self.conversation = self.device.conversations.new()
+        stream = Assistant(self.device, self.engine).stream(
+            question, conversation=self.conversation, earlier=self.said, options=self.options
         )
-    else:
-        typer.echo(" ..." if stopped else "")
-        for source in reversed(stream.sources):
-            typer.secho(f"  from {source_line(source)}", dim=True)
-    conversation.add(line, answer)
-    return conversation
+        answer, stopped = print_answer(stream, quiet=self.as_json)
+        if self.private:
+            self.said += [ChatMessage("user", question), ChatMessage("assistant", answer)]
+        self.last, self.last_turn = stream.audit.to_dict(), stream.turn_id
+        if self.as_json:
+            sources = sources_json(stream)
+            print_json({"answer": answer, "stopped": stopped, "turn": stream.turn_id, "sources": sources})
+        else:
+            print_sources(stream)
+
+    def _command(self, word: str, rest: str) -> None:
+        if word == "/new":
+            self.conversation, self.said, self.last, self.last_turn = None, [], None, None
+        elif word == "/memories":
+            for item in self.device.memory.items():
+                self._tell(item_json(item), f"[{item.id}] {item.said_at}  {printable(item.text)}")
+        elif word in ("/up", "/down"):
+            turn, question = self._rated()
+            self.device.feedback.thumbs(turn, question, word == "/up", rest)
+            self._tell({"rated": turn.id, "up": word == "/up"}, "Noted.")
+        elif word == "/edit":
+            turn, question = self._rated()
+            edited = self.device.feedback.edit(turn, question, rest)
+            self._tell({"edited": turn.id, "preference": edited.id}, "Noted: yours rather than the model's.")
+        elif word == "/why" and self.last is not None:
+            print_json(self.last)
+        else:
+            typer.echo(_HELP, err=self.as_json)
+
+    def _rated(self) -> tuple[Turn, str]:
+        """The last answer and its question; PenchantError if there is none that is kept."""
+        if self.last_turn is None:
+            reason = "a private chat keeps no answers" if self.private else "nothing has been answered yet"
+            raise PenchantError(f"There is no answer to rate: {reason}.")
+        turn = self.device.conversations.turn(self.last_turn)
+        return turn, self.device.conversations.question_of(turn)
+
+    def _tell(self, value: dict[str, object], text: str) -> None:
+        if self.as_json:
+            print_json(value)
+        else:
+            typer.echo(text)
 
 
 def _read_line(prompt: str) -> str | None:

@@ -37,6 +37,9 @@ MemoryCount = Annotated[
     int, typer.Option("-k", "--memories", min=0, max=20, help="Memories shown to the model; 0 for none.")
 ]
 MaxTokens = Annotated[int, typer.Option(min=1, max=4096, help="Longest answer, in tokens.")]
+Sentences = Annotated[
+    int | None, typer.Option(min=1, help="End the answer after so many sentences.", show_default="as it comes")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads for the model.", show_default="cores - 1")]
 
 
@@ -46,12 +49,16 @@ def ask(
     k: MemoryCount = 3,
     model: ModelName = "smollm2-135m",
     max_tokens: MaxTokens = 160,
+    sentences: Sentences = None,
+    as_of: Annotated[str | None, typer.Option(help="Answer from what was known that day, YYYY-MM-DD.")] = None,
     threads: Threads = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer one question from what is remembered, and name the sources."""
-    from edge_runtime.answering.answering import statement_to_remember, stream_answer
+    from edge_runtime.answering.answering import statement_to_remember
+    from edge_runtime.answering.pipeline import AnswerOptions, Assistant
+    from edge_runtime.commands.answers import print_answer, print_sources, sources_json
 
     if not question.strip():
         raise PenchantError("The question is empty.")
@@ -64,28 +71,25 @@ def ask(
             else:
                 typer.echo(f"Remembered as {item.id} ({item.said_at}).")
             return
+        options = AnswerOptions(k=k, max_tokens=max_tokens, sentences=sentences, as_of=as_of)
         with _opened_engine(model, threads, device) as engine:
             started = time.monotonic()
-            stream = stream_answer(engine, device.memory, question, k=k, max_tokens=max_tokens)
-            pieces = []
-            for piece in stream.pieces:
-                pieces.append(piece)
-                if not as_json:
-                    typer.echo(printable(piece), nl=False)
-            if as_json:
-                print_json(
-                    {
-                        "question": question,
-                        "answer": "".join(pieces).rstrip(),
-                        "sources": [recalled_json(source) for source in stream.sources],
-                        "model": {"name": engine.model.name, "sha256": engine.model.sha256},
-                        "seconds": round(time.monotonic() - started, 3),
-                    }
-                )
+            stream = Assistant(device, engine).stream(question, options=options)
+            answer, stopped = print_answer(stream, quiet=as_json)
+            if not as_json:
+                print_sources(stream)
                 return
-            typer.echo()
-            for source in reversed(stream.sources):
-                typer.secho(f"  from {source_line(source)}", dim=True)
+            print_json(
+                {
+                    "question": question,
+                    "answer": answer,
+                    "stopped": stopped,
+                    "sources": sources_json(stream),
+                    "model": {"name": engine.model.name, "sha256": engine.model.sha256},
+                    "seconds": round(time.monotonic() - started, 3),
+                    "audit": stream.audit.to_dict(),
+                }
+            )
 
 
 @one_line_errors
@@ -93,15 +97,20 @@ def chat(
     k: MemoryCount = 3,
     model: ModelName = "smollm2-135m",
     max_tokens: MaxTokens = 160,
+    sentences: Sentences = None,
+    private: Annotated[bool, typer.Option("--private", help="Keep nothing of this chat.")] = False,
     threads: Threads = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Talk; only "remember that ..." is kept. /quit leaves, Ctrl-C stops an answer."""
-    from edge_runtime.commands.chat_loop import run_chat
+    """Talk; the chat is kept, encrypted, and "remember that ..." becomes a memory. /quit leaves, Ctrl-C stops an
+    answer."""
+    from edge_runtime.answering.pipeline import AnswerOptions
+    from edge_runtime.commands.chat_loop import Chat
 
+    options = AnswerOptions(k=k, max_tokens=max_tokens, sentences=sentences)
     with opened_device(home, create=True) as device, _opened_engine(model, threads, device) as engine:
-        run_chat(engine, device.memory, k=k, max_tokens=max_tokens, as_json=as_json)
+        Chat(device, engine, options, as_json=as_json, private=private).read_lines()
 
 
 @one_line_errors

@@ -53,6 +53,9 @@ def load(model_handle: Any, data: bytes, sha256: str, model: ModelFile) -> Adapt
     pointer = _init_from_bytes(model_handle, data)
     if not pointer:
         raise PenchantError(f"llama.cpp refused the adapter{llama_bindings.last_error()}: it does not fit {model.name}")
+    if llama.llama_adapter_get_alora_n_invocation_tokens(pointer) != len(metadata.invocation_tokens):
+        llama.llama_adapter_lora_free(pointer)
+        raise PenchantError("the adapter's invocation tokens cannot be read: train it again")
     return Adapter(sha256, metadata, pointer)
 
 

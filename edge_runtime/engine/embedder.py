@@ -77,7 +77,7 @@ class Embedder:
         if not self._context:
             raise PenchantError("this embedder is closed: open it again")
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        tokens = [self._tokens(text) for text in texts]
+        tokens = [self.tokens(text) for text in texts]
         for group in _groups([len(ids) for ids in tokens]):
             self._run([tokens[index] for index in group])
             for sequence, index in enumerate(group):
@@ -88,7 +88,8 @@ class Embedder:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of `text` with their frame, cut to the longest text that the model reads."""
         ids = llama_bindings.tokenise(self._vocabulary, text, add_special=True, parse_special=False)
         return ids if len(ids) <= _LONGEST_TEXT else [*ids[: _LONGEST_TEXT - 1], ids[-1]]
 

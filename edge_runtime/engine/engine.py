@@ -1,56 +1,60 @@
 """One model in llama.cpp: text and tokens, streaming generation, log-probabilities of given text, adapters
 with scales.
 
-Pitfalls this file is built around: the key-value cache depends on the adapters, so it is emptied whenever
-their set changes; logits of 49,152 words take 196 kB per token, so they are asked for only where needed and
-in chunks; adapters belong to a context. An `Engine` serves one thread at a time.
+Pitfalls this file is built around: a key-value cache depends on the adapters (`contexts.py` says how every cached
+token carries the weights it was evaluated with); logits of 49,152 words take 196 kB per token, so they are asked for
+only where needed; adapters belong to a context. Conversations share one context (`sequences.py`); scores come from
+another, of one sequence, so that they do not depend on what else is held (`scoring.py`). Both are made when they are
+first needed: a device that only chats has no scoring context.
 
-Continuations of a shared prefix are evaluated one after another behind it, not side by side in several
-sequences, and without flash attention. With quantised weights llama.cpp also rounds the activations to 8
-bits, and a difference in the last bit of a float (another order of summation in the attention) grows through
-30 layers to 0.08 nats (root mean square; at most 0.5) per token on the Q8_0 default, which is also its
-distance from float32 arithmetic on the same weights (0.003 on F16). As it is, the score of a text is the same
-to the last bit however it is split into prefix and continuation and whatever else is scored
-(`token_cache.py`). Measured price: 4 % more time for continuations of 50 tokens, 1.7 times for 15, 3 times
-for 5.
+An `Engine` serves one thread at a time; only `abort` may be called from another.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+import llama_cpp
 import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine import adapter_loading, llama_bindings
+from edge_runtime.engine import llama_bindings
+from edge_runtime.engine.aborting import Aborted, AbortFlag
 from edge_runtime.engine.adapter_loading import Adapter
 from edge_runtime.engine.chat_template import ChatMessage
-from edge_runtime.engine.sampling import Sampling, new_sampler, stop_at, whole_characters
-from edge_runtime.engine.token_cache import BATCH_TOKENS, TokenCache
+from edge_runtime.engine.contexts import Context, Segment, whole_cells
+from edge_runtime.engine.generation import answer_tokens
+from edge_runtime.engine.sampling import Sampling, stop_at, whole_characters
+from edge_runtime.engine.scoring import Scorer
+from edge_runtime.engine.sequences import Sequences
+from edge_runtime.engine.state_store import StateStore
 from edge_runtime.engine.vocabulary import Vocabulary
+from edge_runtime.engine.weights_in_use import Activation, WeightsInUse
 from edge_runtime.models.catalogue import ModelFile
 from protocol.errors import PenchantError
 
-__all__ = ["Adapter", "ChatMessage", "Engine", "Sampling"]
+__all__ = ["Aborted", "Activation", "Adapter", "ChatMessage", "Engine", "Sampling"]
 
 
 class Engine:
-    """A loaded model with one context. Open with `Engine.open`, use as a context manager."""
+    """A loaded model. Open with `Engine.open`, use as a context manager."""
 
-    def __init__(self, model: ModelFile, handle: Any, context: Any) -> None:
+    def __init__(self, model: ModelFile, handle: Any, *, context_tokens: int, threads: int, conversations: int) -> None:
         self.model = model
-        self._handle, self._context = handle, context
+        self._handle = handle
+        self._context_tokens, self._threads, self._conversations = whole_cells(context_tokens), threads, conversations
         self._vocabulary = Vocabulary(handle, model.name)
-        self._cache = TokenCache(context, self._vocabulary.size)
-        self._loaded: dict[str, Adapter] = {}
-        self._active: tuple[tuple[Adapter, float], ...] = ()
-        self._scored_prefix: tuple[list[int], NDArray[np.float32]] | None = None
+        self._flag = AbortFlag()
+        self._contexts: list[Context] = []
+        self._generating: Sequences | None = None
+        self._scoring: Scorer | None = None
+        self._turn = 0  # counts the pieces of work begun, so that an answer notices that another one came between
+        self._in_use = WeightsInUse(model, handle, self._vocabulary)
 
     @classmethod
     def open(
@@ -59,40 +63,30 @@ class Engine:
         *,
         context_tokens: int = 2048,
         threads: int | None = None,
+        conversations: int = 4,
     ) -> Engine:
-        """Load `model`. `context_tokens` is the room for prompt plus answer, and for a prefix plus one
-        continuation.
+        """Load `model`. `context_tokens` is the room for prompt plus answer, and for a prefix plus one continuation;
+        the texts of `conversations` that stay evaluated share it, the ones used longest ago make room.
 
         `threads` defaults to one less than the machine's cores: llama.cpp collapses when it competes for its
         last core.
         """
         thread_count = max(1, (os.cpu_count() or 2) - 1) if threads is None else threads
-        if context_tokens < 8 or thread_count < 1:
-            raise PenchantError("an engine needs a context of at least 8 tokens and at least one thread")
+        if context_tokens < 8 or thread_count < 1 or not 1 <= conversations <= llama.llama_max_parallel_sequences():
+            raise PenchantError("an engine needs a context of at least 8 tokens, a thread and room for a conversation")
         handle = llama_bindings.load_model(model.path)
-        parameters = llama.llama_context_default_params()
-        parameters.n_ctx = context_tokens
-        parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
-        parameters.n_seq_max = 1
-        parameters.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        parameters.n_threads = parameters.n_threads_batch = thread_count
-        parameters.no_perf = True
-        context = llama.llama_init_from_model(handle, parameters)
-        if not context:
-            llama.llama_model_free(handle)
-            reason = llama_bindings.last_error()
-            raise PenchantError(f"llama.cpp cannot make a context for {model.name}{reason}: try a smaller context")
-        return cls(model, handle, context)
+        return cls(model, handle, context_tokens=context_tokens, threads=thread_count, conversations=conversations)
 
     def close(self) -> None:
         """Free everything. Adapters are unset before they are freed; calling it twice is harmless."""
-        if self._context:
-            llama.llama_set_adapters_lora(self._context, None, 0, None)
-            llama.llama_free(self._context)
-            for adapter in self._loaded.values():
-                llama.llama_adapter_lora_free(adapter.pointer)
+        if self._handle:
+            for context in self._contexts:
+                context.close()
+            self._in_use.free()
             llama.llama_model_free(self._handle)
-        self._loaded, self._active, self._context, self._handle = {}, (), None, None
+        self._turn += 1
+        self._contexts, self._handle = [], None
+        self._generating = self._scoring = None
 
     def __enter__(self) -> Engine:
         return self
@@ -104,7 +98,19 @@ class Engine:
 
     @property
     def context_tokens(self) -> int:
-        return int(llama.llama_n_ctx(self._open_context()))
+        """Room for prompt plus answer, in tokens."""
+        return self._context_tokens
+
+    @property
+    def embeddings_width(self) -> int:
+        """Numbers in a hidden state, and in a row of a soft prefix or of a control vector."""
+        return int(llama.llama_model_n_embd(self._open_model()))
+
+    @property
+    def answer_header(self) -> tuple[int, ...]:
+        """The tokens that open the assistant's turn: from here on adapters for answers act."""
+        self._open_model()
+        return self._vocabulary.answer_header
 
     @property
     def end_of_turn(self) -> tuple[int, ...]:
@@ -117,18 +123,18 @@ class Engine:
 
         `add_bos` puts the beginning token in front if the model's file says that texts begin with it.
         """
-        self._open_context()
+        self._open_model()
         return self._vocabulary.tokenise(text, special=special, add_bos=add_bos)
 
     def detokenise(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; control tokens are left out unless `special`."""
-        self._open_context()
+        self._open_model()
         return self._vocabulary.detokenise(ids, special=special)
 
     def chat_prompt(self, messages: Sequence[ChatMessage], *, continue_assistant: bool = True) -> str:
         """`messages` in the model's own chat template, ending where the assistant is to speak if
         `continue_assistant`. Tokenise it with `special=True`."""
-        self._open_context()
+        self._open_model()
         return self._vocabulary.chat_prompt(messages, continue_assistant=continue_assistant)
 
     # ---- generation
@@ -140,44 +146,94 @@ class Engine:
         max_tokens: int,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        lookup: bool = False,
+        soft_prefix: NDArray[np.float32] | None = None,
     ) -> Iterator[str]:
         """Stream an answer as pieces of text, each whole in UTF-8, without the stop string that ended it.
 
-        Ends at an end-of-turn token, a stop string, `max_tokens`, or a full context. What the prompt has in
-        common with the last one is not evaluated again. Raises PenchantError (before the first piece) if the
-        prompt does not fit.
+        Ends at an end-of-turn token, a stop string, `max_tokens`, or a full context. What the prompt has in common
+        with an earlier one under the same weights is not evaluated again. `lookup` drafts from what the prompt says
+        (`lookup.py`). `soft_prefix` (n, n_embd) are vectors that stand in front of the prompt in place of tokens.
+        Raises PenchantError (before the first piece) if the prompt does not fit, and Aborted after `abort`.
         """
         self._vocabulary.check(prompt_tokens)
-        if not prompt_tokens or len(prompt_tokens) >= self.context_tokens:
+        rows = None if soft_prefix is None else self._checked_rows(soft_prefix)
+        length = len(prompt_tokens) + (0 if rows is None else len(rows))
+        if not prompt_tokens or length >= self.context_tokens:
             raise PenchantError(
-                f"the prompt has {len(prompt_tokens)} tokens and the context {self.context_tokens}: "
+                f"the prompt has {length} tokens and the context {self.context_tokens}: "
                 "shorten the prompt or open the engine with a larger context"
             )
         if max_tokens < 0 or any(not text for text in stop):
             raise PenchantError("max_tokens must be at least 0 and stop strings must not be empty")
-        pieces = self._answer_tokens(list(prompt_tokens), max_tokens, sampling or Sampling())
+        segments = self._in_use.segments(prompt_tokens)
+        if rows is not None:
+            segments.insert(0, Segment(segments[0].weights, np.zeros(len(rows), dtype=np.int32), rows))
+        pieces = self._answer(segments, list(prompt_tokens), max_tokens, sampling or Sampling(), lookup)
         return stop_at(whole_characters(pieces), tuple(stop))
 
-    def _answer_tokens(self, prompt: list[int], max_tokens: int, sampling: Sampling) -> Iterator[bytes]:
+    def _answer(
+        self, segments: list[Segment], prompt: list[int], max_tokens: int, sampling: Sampling, lookup: bool
+    ) -> Iterator[bytes]:
         if max_tokens == 0:
             return
-        self._scored_prefix = None
-        self._cache.fill(prompt)
-        epoch = self._cache.epoch
-        sampler = new_sampler(sampling, self._vocabulary.size)
-        try:
-            for produced in range(1, max_tokens + 1):
-                token = int(llama.llama_sampler_sample(sampler, self._open_context(), -1))
-                if self._vocabulary.ends_answer(token):
-                    return
-                yield self._vocabulary.bytes_of(token)
-                if produced == max_tokens or len(self._cache.tokens) >= self.context_tokens:
-                    return
-                if self._cache.epoch != epoch:
-                    raise PenchantError("the engine was used for something else before this answer ended: ask again")
-                self._cache.extend([token])
-        finally:
-            llama.llama_sampler_free(sampler)
+        turn = self._begin()
+        self._in_use.check_loaded(segments[-1].weights)
+        tokens = answer_tokens(
+            self._generation_sequences(),
+            segments,
+            prompt if lookup else None,
+            sampling=sampling,
+            ends_answer=self._vocabulary.ends_answer,
+            room=min(max_tokens, self.context_tokens + 1 - sum(len(segment.tokens) for segment in segments)),
+        )
+        for token in tokens:
+            yield self._vocabulary.bytes_of(token)
+            if self._turn != turn:
+                raise PenchantError("the engine was used for something else before this answer ended: ask again")
+
+    def abort(self) -> None:
+        """Stop what is being evaluated now: it raises Aborted. Safe from any thread; does nothing if nothing runs."""
+        self._flag.request()
+
+    # ---- prefixes that stay
+
+    def save_prefix(self, store: StateStore, tokens: Sequence[int]) -> bool:
+        """Keep `tokens`, evaluated with the weights in use, on disk; False if there is no room for them."""
+        segments = self._prefix_segments(tokens)
+        self._begin()
+        return store.put(_state_key(segments), self._generation_sequences().state(segments))
+
+    def restore_prefix(self, store: StateStore, tokens: Sequence[int]) -> int:
+        """Bring back what `save_prefix` kept for the same tokens and weights: how many of them need no evaluation now
+        (all that are held, or 0).
+        """
+        segments = self._prefix_segments(tokens)
+        self._begin()
+        sequences = self._generation_sequences()
+        if sequences.common_with(segments) == len(tokens):
+            return len(tokens)
+        state = store.get(_state_key(segments))
+        if state is None:
+            return 0
+        if sequences.restore(segments, state):
+            return len(tokens)
+        store.drop(_state_key(segments))
+        return 0
+
+    def forget_texts(self) -> None:
+        """Overwrite everything that is held evaluated in memory."""
+        self._begin()
+        if self._generating:
+            self._generating.clear()
+        if self._scoring:
+            self._scoring.clear()
+
+    def _prefix_segments(self, tokens: Sequence[int]) -> list[Segment]:
+        self._vocabulary.check(tokens)
+        if not tokens or len(tokens) >= self.context_tokens:
+            raise PenchantError(f"a prefix to keep must have 1 to {self.context_tokens - 1} tokens")
+        return self._in_use.prefix_segments(tokens)
 
     # ---- scoring
 
@@ -187,7 +243,8 @@ class Engine:
 
         Returns one float64 array (len(continuation),) per continuation. The prefix is evaluated once, and not
         again in the next call if it is the same. It needs at least one token (a text's own first token has no
-        probability). Raises PenchantError if prefix plus a continuation does not fit in the context.
+        probability). Adapters for answers act from `activation_start(prefix + continuation, header)` on. Raises
+        PenchantError if prefix plus a continuation does not fit in the context.
         """
         self._vocabulary.check(prefix)
         if not prefix:
@@ -200,30 +257,15 @@ class Engine:
                     f"a text of {len(prefix) + len(tokens)} tokens does not fit in the context of "
                     f"{self.context_tokens}: shorten it or open the engine with a larger context"
                 )
-        results = [np.empty(len(tokens), dtype=np.float64) for tokens in continuations]
-        filled = [index for index, tokens in enumerate(continuations) if len(tokens)]
-        if not filled:
-            return results
-        first_row = self._prefix_logits(list(prefix))
-        for index in filled:
-            text = continuations[index]
-            results[index][0] = llama_bindings.log_probabilities_of(first_row[None, :], text[:1])[0]
-            try:
-                results[index][1:] = self._cache.extend_scoring(text)
-            finally:
-                self._cache.keep(len(prefix))
+        self._begin()
+        scorer = self._scorer()
+        results = []
+        for tokens in continuations:
+            if not len(tokens):
+                results.append(np.empty(0, dtype=np.float64))
+                continue
+            results.append(scorer.score(*self._in_use.split_segments(prefix, tokens)))
         return results
-
-    def _prefix_logits(self, prefix: list[int]) -> NDArray[np.float32]:
-        """Logits (vocabulary,) after the prefix, which the cache holds afterwards.
-
-        Only an identical prefix is reused: of any other the last logits may not have been computed.
-        """
-        if self._scored_prefix is None or self._scored_prefix[0] != prefix:
-            self._scored_prefix = None
-            self._cache.fill(prefix, steady=True)
-            self._scored_prefix = (prefix, self._cache.last_logits())
-        return self._scored_prefix[1]
 
     def hidden(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """The last hidden state (after the final norm) of the last token: (n_embd,) float32, under the
@@ -232,23 +274,10 @@ class Engine:
         self._vocabulary.check(tokens)
         if not tokens or len(tokens) > self.context_tokens:
             raise PenchantError(f"a text must have 1 to {self.context_tokens} tokens to have a hidden state here")
-        self._forget_cache()
-        context = self._open_context()
-        self._cache.extend(tokens[:-2], steady=True)
-        # With embeddings on, llama.cpp outputs logits for every token of a batch: so they are on for the last
-        # two only (two, because a token evaluated alone comes out a little different: `token_cache.py`).
-        llama.llama_set_embeddings(context, True)
-        try:
-            self._cache.extend(tokens[-2:])
-            pointer = llama.llama_get_embeddings_ith(context, -1)
-            if not pointer:
-                raise PenchantError("llama.cpp gave no hidden state for this model")
-            return np.ctypeslib.as_array(pointer, shape=(int(llama.llama_model_n_embd(self._handle)),)).copy()
-        finally:
-            llama.llama_set_embeddings(context, False)
-            self._forget_cache()
+        self._begin()
+        return self._scorer().hidden(self._in_use.segments(tokens), self.embeddings_width)
 
-    # ---- adapters
+    # ---- adapters and control vectors
 
     def load_adapter(self, data: bytes, *, sha256: str) -> Adapter:
         """Check an adapter file's bytes and load them from memory; nothing is written to disk where the
@@ -257,52 +286,82 @@ class Engine:
         Raises PenchantError if the digest differs (checked before anything is parsed) or the adapter names
         another base model. Loading the same bytes again returns the same adapter.
         """
-        self._open_context()
-        adapter_loading.check_digest(data, sha256)
-        if sha256 not in self._loaded:
-            self._loaded[sha256] = adapter_loading.load(self._handle, data, sha256, self.model)
-        return self._loaded[sha256]
+        self._open_model()
+        return self._in_use.load(data, sha256)
 
-    def use_adapters(self, pairs: Sequence[tuple[Adapter, float]]) -> None:
+    def use_adapters(self, pairs: Sequence[tuple[Adapter, float]], *, activation: Activation = "always") -> None:
         """From now on add `scale * adapter` for each pair, and nothing else; an empty sequence gives the base
-        model back.
+        model back. What other adapters have read stays cached under their names.
 
-        The same set again costs nothing; another set empties the cache.
+        With activation "answer" they act from the last assistant header on only (`activation.py`). Adapters that were
+        trained so are always used so, from their own invocation tokens on; they cannot be mixed with others.
         """
-        context = self._open_context()
-        wanted = tuple((adapter, float(scale)) for adapter, scale in pairs if scale != 0)
-        for adapter, scale in wanted:
-            if self._loaded.get(adapter.sha256) is not adapter:
-                raise PenchantError("this adapter is not loaded in this engine: call load_adapter first")
-            if not math.isfinite(scale):
-                raise PenchantError("an adapter's scale must be a finite number")
-        if len({adapter.sha256 for adapter, _ in wanted}) != len(wanted):
-            raise PenchantError("an adapter is given twice: add its scales")
-        if wanted == self._active:
-            return
-        pointers = (llama.llama_adapter_lora_p_ctypes * len(wanted))(*(adapter.pointer for adapter, _ in wanted))
-        scales = (ctypes.c_float * len(wanted))(*(scale for _, scale in wanted))
-        code = llama.llama_set_adapters_lora(context, pointers, len(wanted), scales)
-        self._forget_cache()
-        if code != 0:
-            raise PenchantError(f"llama.cpp could not set the adapters{llama_bindings.last_error()}")
-        self._active = wanted
+        self._open_model()
+        self._in_use.use_adapters(pairs, activation)
+
+    @property
+    def active_adapters(self) -> tuple[tuple[Adapter, float], ...]:
+        """The adapters in use with their scales."""
+        return self._in_use.active_adapters
+
+    def use_control_vector(self, vector: NDArray[np.float32] | None) -> None:
+        """From now on add row i of `vector` (layers - 1, n_embd) to the output of layer i + 1, for every token; None
+        restores the model exactly.
+        """
+        self._open_model()
+        self._in_use.use_control_vector(vector)
 
     def unload_adapter(self, adapter: Adapter) -> None:
         """Free an adapter's memory; it must not be in use."""
-        self._open_context()
-        if any(active is adapter for active, _ in self._active):
-            raise PenchantError("this adapter is in use: call use_adapters without it first")
-        if self._loaded.pop(adapter.sha256, None) is not None:
-            llama.llama_adapter_lora_free(adapter.pointer)
+        self._begin()  # an answer under way may hold the adapter's weights
+        self._in_use.unload(adapter, self._contexts)
 
     # ---- inside
 
-    def _forget_cache(self) -> None:
-        self._scored_prefix = None
-        self._cache.clear()
+    def _checked_rows(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        checked = np.array(rows, dtype=np.float32, order="C")
+        if checked.ndim != 2 or not len(checked) or checked.shape[1] != self.embeddings_width:
+            raise PenchantError(f"a soft prefix must be at least one row of {self.embeddings_width} numbers")
+        if not np.isfinite(checked).all():
+            raise PenchantError("a soft prefix must be finite numbers")
+        return checked
 
-    def _open_context(self) -> Any:
-        if not self._context:
+    def _begin(self) -> int:
+        self._open_model()
+        self._flag.clear()
+        self._turn += 1
+        return self._turn
+
+    def _generation_sequences(self) -> Sequences:
+        if self._generating is None:
+            self._generating = Sequences(self._new_context(self._conversations), self._conversations)
+        return self._generating
+
+    def _scorer(self) -> Scorer:
+        if self._scoring is None:
+            self._scoring = Scorer(self._new_context(1))
+        return self._scoring
+
+    def _new_context(self, sequences: int) -> Context:
+        context = Context(
+            self._open_model(),
+            cells=self._context_tokens,
+            sequences=sequences,
+            threads=self._threads,
+            flag=self._flag,
+        )
+        self._contexts.append(context)
+        return context
+
+    def _open_model(self) -> Any:
+        if not self._handle:
             raise PenchantError("this engine is closed: open it again")
-        return self._context
+        return self._handle
+
+
+def _state_key(segments: Sequence[Segment]) -> bytes:
+    """What a saved state depends on: llama.cpp's version, and every token with the weights that read it."""
+    digest = hashlib.sha256(llama_cpp.__version__.encode())
+    for segment in segments:
+        digest.update(segment.weights.identity.to_bytes(16) + segment.tokens.tobytes())
+    return digest.digest()

@@ -106,18 +106,21 @@ class TokenBatch:
         self._wanted[:count] = wanted
         self.structure.n_tokens = count
 
-
-def decode(context: Any, batch: TokenBatch) -> None:
-    """Run one batch. Raises PenchantError; after an error the caller must clear the sequences that were in
-    the batch.
-    """
-    code = llama.llama_decode(context, batch.structure)
-    if code == 1:
-        raise PenchantError(
-            "the text does not fit in the model's context: shorten it or open the engine with a larger one"
+    def fill_embeddings(
+        self, rows: NDArray[np.float32], positions: NDArray[np.int32], sequence: int, wanted: NDArray[np.bool_]
+    ) -> llama.llama_batch:
+        """A batch of input vectors `rows` (n, n_embd), C-contiguous, in place of tokens; valid until the next fill."""
+        self.fill(np.zeros(len(rows), dtype=np.int32), positions, sequence, wanted)
+        own = self.structure
+        return llama.llama_batch(
+            n_tokens=len(rows),
+            token=None,
+            embd=rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            pos=own.pos,
+            n_seq_id=own.n_seq_id,
+            seq_id=own.seq_id,
+            logits=own.logits,
         )
-    if code != 0:
-        raise PenchantError(f"llama.cpp could not evaluate the text (code {code}){last_error()}")
 
 
 def encode(context: Any, batch: TokenBatch) -> None:

@@ -8,9 +8,11 @@ import codecs
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
 
 from protocol.errors import PenchantError
 
@@ -40,8 +42,35 @@ class Sampling:
             raise PenchantError("sampling needs 0 < top_p <= 1, 0 <= min_p < 1, top_k >= 0 and a 32-bit seed")
 
 
-def new_sampler(sampling: Sampling, vocabulary_size: int) -> Any:
-    """A llama.cpp sampler chain; the caller frees it with llama_sampler_free."""
+class Sampler:
+    """Chooses tokens from the outputs of a llama.cpp context. Use as a context manager.
+
+    Greedy choice without a penalty is numpy's arg-max: llama.cpp would first copy all candidates, 49,152 on the
+    default model.
+    """
+
+    def __init__(self, sampling: Sampling, context: Any, vocabulary_size: int) -> None:
+        self._context, self._size = context, vocabulary_size
+        plain = sampling.temperature == 0 and sampling.repeat_penalty == 1.0
+        self._chain = None if plain else _new_chain(sampling, vocabulary_size)
+
+    def choose(self, row: int) -> int:
+        """The next token after the token of the last batch at index `row` (-1: its last output); rows in order."""
+        if self._chain is not None:
+            return int(llama.llama_sampler_sample(self._chain, self._context, row))
+        logits = llama.llama_get_logits_ith(self._context, row)
+        return int(np.ctypeslib.as_array(logits, shape=(self._size,)).argmax())
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._chain is not None:
+            llama.llama_sampler_free(self._chain)
+        self._chain = None
+
+
+def _new_chain(sampling: Sampling, vocabulary_size: int) -> Any:
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
     if sampling.repeat_penalty != 1.0:
         penalties = llama.llama_sampler_init_penalties(

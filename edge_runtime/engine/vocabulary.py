@@ -28,6 +28,20 @@ class Vocabulary:
         named = (llama.llama_vocab_eos(self._handle), llama.llama_vocab_eot(self._handle))
         return tuple(dict.fromkeys(int(token) for token in named if token >= 0))
 
+    @functools.cached_property
+    def answer_header(self) -> tuple[int, ...]:
+        """The tokens that the model's template writes where the assistant is to speak."""
+        turn = [ChatMessage("user", "x")]
+        asked, opened = (
+            self.tokenise(self.chat_prompt(turn, continue_assistant=go_on), special=True, add_bos=False)
+            for go_on in (False, True)
+        )
+        if len(opened) <= len(asked) or opened[: len(asked)] != asked:
+            raise PenchantError(
+                f"the chat template of {self._model_name} has no header for answers: use adapters always"
+            )
+        return tuple(opened[len(asked) :])
+
     def ends_answer(self, token: int) -> bool:
         """Whether the model's file names `token` as one that ends generation."""
         return bool(llama.llama_vocab_is_eog(self._handle, token))

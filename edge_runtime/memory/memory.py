@@ -1,72 +1,46 @@
-"""What a person's device remembers: dated statements in the encrypted file, found again by words, by meaning
-and by date.
+"""What a person's device remembers: dated statements and passages in the encrypted file, found again by words, by
+meaning, by who said it and by date.
 
-A memory is something its owner said or wrote, never what a model said and never a duplicate: the same text
+A memory is something its owner said, wrote or brought in, never what a model said and never a duplicate: the same text
 and cue (up to case, spacing and Unicode form) is one memory, whose first date stands. `cue` is what the
-statement answered, if anything; it is searched too.
+statement answered, if anything; it is searched too. What a later statement contradicts is not deleted: it gets an end
+(validity.py).
 
-A write is on disk when the call returns. Forgetting removes the row, its index entries and its vector,
-overwrites them in the file, empties the write-ahead log, drops everything learnt from the owner's words
-(`vault.LEARNT_PREFIX`) and returns a receipt without content.
+A write is on disk when the call returns. Deleting removes the row, its index entries, its vector and its claims, and
+overwrites them in the file; the rest of a forget (log, key, all that was derived) is edge_runtime/forgetting.py.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.memory.ranking import (
-    RANKER_WEIGHTS,
-    fuse_ranks,
-    match_expression,
-    rank_by_similarity,
-    ranks_by_age,
-    ranks_in_order,
-)
+from edge_runtime.memory.ranking import RANKERS, RELEVANCE_FLOOR
+from edge_runtime.memory.schema import STEPS
+from edge_runtime.memory.search import Request, search
 from edge_runtime.memory.statements import (
+    KINDS,
     MemoryItem,
     Recalled,
-    Receipt,
     Statement,
     checked,
+    checked_text,
     content_digest,
     embedded_text,
     iso_date,
+    statement_digest,
     utc_now,
 )
-from edge_runtime.memory.vectors import VectorCache
-from edge_runtime.store.vault import LEARNT_PREFIX, Vault
+from edge_runtime.memory.table import MemoryTable
+from edge_runtime.memory.validity import read_claims, read_new_claims, settle, touched_by
+from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError
 
-# A memory is relevant if it shares a telling word with the query or its cosine reaches this floor. Measured
-# with MiniLM on 18 questions and 14 statements: 95 % of unrelated pairs lie below 0.23, 17 of 18 answers
-# above 0.34.
-RELEVANCE_FLOOR: Final = 0.25
-_POOL = 50  # candidates that each ranking hands to the fusion
-
-_STEPS = (
-    "CREATE TABLE memories (id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, "
-    "text TEXT NOT NULL, cue TEXT NOT NULL, "
-    "said_at TEXT NOT NULL, source TEXT NOT NULL, recorded_at TEXT NOT NULL)",
-    "CREATE TABLE memory_vectors (memory_id INTEGER PRIMARY KEY REFERENCES memories (id) ON DELETE CASCADE, "
-    "vector BLOB NOT NULL)",
-    # The index keeps no copy of the text (content=) and removes the words of deleted rows at once
-    # (secure-delete) instead of marking them.
-    "CREATE VIRTUAL TABLE memory_index USING fts5 (text, cue, content = 'memories', content_rowid = 'id', "
-    "tokenize = 'porter unicode61 remove_diacritics 2')",
-    "INSERT INTO memory_index (memory_index, rank) VALUES ('secure-delete', 1)",
-    "CREATE TRIGGER memory_indexed AFTER INSERT ON memories BEGIN "
-    "INSERT INTO memory_index (rowid, text, cue) VALUES (new.id, new.text, new.cue); END",
-    "CREATE TRIGGER memory_unindexed AFTER DELETE ON memories BEGIN "
-    "INSERT INTO memory_index (memory_index, rowid, text, cue) "
-    "VALUES ('delete', old.id, old.text, old.cue); END",
-)
-_COLUMNS = "id, text, cue, said_at, source, recorded_at"
+_COLUMNS = "id, text, cue, said_at, source, recorded_at, kind, speaker, document, position, valid_until"
 
 
 class TextEmbedder(Protocol):
@@ -84,8 +58,8 @@ class Memory:
 
     def __init__(self, vault: Vault, embedder: TextEmbedder) -> None:
         self._vault, self._embedder = vault, embedder
-        self._vectors = VectorCache(vault)
-        vault.migrate("memory", _STEPS)
+        self._table = MemoryTable(vault)
+        vault.migrate("memory", STEPS)
 
     def remember(self, text: str, *, cue: str = "", said_at: str | None = None, source: str = "me") -> MemoryItem:
         """Stores one statement and returns it once it is on disk; an equal one that is already there is
@@ -93,9 +67,12 @@ class Memory:
         return self.remember_many([Statement(text, cue, said_at, source)])[0]
 
     def remember_many(self, statements: Iterable[Statement]) -> list[MemoryItem]:
-        """Stores all or none, embedding what is new in one batch; one item per statement, in order."""
+        """Stores all or none, embedding what is new in one batch; one item per statement, in order.
+
+        What was true once and is said again after its validity ended is a new memory.
+        """
         wanted = [checked(statement) for statement in statements]
-        digests = [content_digest(statement.text, statement.cue) for statement in wanted]
+        digests = [self._digest(statement) for statement in wanted]
         fresh: dict[bytes, Statement] = {}
         for digest, statement in zip(digests, wanted, strict=True):
             if digest not in fresh and self._find(digest) is None:
@@ -103,19 +80,28 @@ class Memory:
         vectors = self._embed([embedded_text(statement.text, statement.cue) for statement in fresh.values()])
         written = []
         with self._vault.transaction() as connection:
-            for (digest, statement), vector in zip(fresh.items(), vectors, strict=True):
+            changed = False
+            for (digest, new), vector in zip(fresh.items(), vectors, strict=True):
                 cursor = connection.execute(
-                    "INSERT OR IGNORE INTO memories (digest, text, cue, said_at, source, recorded_at) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    (digest, statement.text, statement.cue, statement.said_at, statement.source, utc_now()),
+                    "INSERT OR IGNORE INTO memories "
+                    "(digest, text, cue, said_at, source, recorded_at, kind, speaker, document, position, "
+                    "claims_read) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *(digest, new.text, new.cue, new.said_at, new.source, utc_now(), new.kind, new.speaker),
+                        *(new.document, new.position, new.kind == "passage"),
+                    ),
                 )
                 item = self._find(digest)
                 if cursor.rowcount and item:  # no row: another process remembered the same in between
                     self._write_vector(item.id, vector)
-                    written.append((item, vector))
+                    written.append(item.id)
+            if written:
+                changed = read_new_claims(self._vault)
             items = [self._find(digest) for digest in digests]
-        for item, vector in written:
-            self._vectors.add(item.id, item.said_at, vector)
+        if changed:
+            self._table.clear()
+        else:
+            self._table.add(written)
         return [item for item in items if item is not None]
 
     def recall(
@@ -125,42 +111,40 @@ class Memory:
         k: int = 5,
         as_of: str | None = None,
         now: str | None = None,
-        rankers: Sequence[str] = ("bm25", "dense", "recency"),
+        rankers: Sequence[str] = RANKERS,
         floor: float = RELEVANCE_FLOOR,
+        kinds: Sequence[str] = KINDS,
     ) -> list[Recalled]:
         """The at most `k` memories that matter for `query`, best first; fewer, or none, if fewer are
         relevant.
 
-        `as_of` hides what was said after that date; `now` (default: `as_of`, else today) is the day ages are
-        counted from. Relevant is what shares a telling word with the query or reaches the cosine `floor`;
-        recency only orders those, unless it is the only one of `rankers`: then all memories are ordered by
-        date.
+        With `as_of`, what was said by that day and still held; without, what holds on the day `now` (default: today,
+        or `as_of`), and to questions about the past also what no longer does. Relevant is what reaches `floor`
+        (ranking.py); recency only orders those, unless it is the only one of `rankers`: then all memories are ordered
+        by date.
         """
-        if k < 1 or not rankers or not set(rankers) <= set(RANKER_WEIGHTS):
-            raise PenchantError(f"recall needs k >= 1 and rankers out of {', '.join(RANKER_WEIGHTS)}.")
-        last_day = iso_date(as_of) if as_of else date.max.isoformat()
+        if k < 1 or not rankers or not set(rankers) <= set(RANKERS):
+            raise PenchantError(f"recall needs k >= 1 and rankers out of {', '.join(RANKERS)}.")
+        if not kinds or not set(kinds) <= set(KINDS):
+            raise PenchantError(f"recall needs kinds out of {', '.join(KINDS)}.")
+        last_day = date.fromisoformat(iso_date(as_of)).toordinal() if as_of else None
         today = date.fromisoformat(iso_date(now) if now else iso_date(as_of)).toordinal()
-        rankings: dict[str, dict[int, int]] = {}
-        if "bm25" in rankers:
-            rankings["bm25"] = ranks_in_order(self._matching(query, last_day))
-        similarity: dict[int, float] = {}
-        if "dense" in rankers and query.strip():
-            ids, cosines = self._similar(query, last_day)
-            rankings["dense"] = ranks_in_order(ids[rank_by_similarity(cosines, floor, _POOL)].tolist())
-            shown = np.isin(ids, list(set().union(*rankings.values())))
-            similarity = dict(zip(ids[shown].tolist(), cosines[shown].tolist(), strict=True))
-        if "recency" in rankers:
-            relevant = None if set(rankers) == {"recency"} else set().union(*rankings.values())
-            rankings["recency"] = ranks_by_age(self._days(last_day, relevant), today)
-        found = []
-        for item_id, score in fuse_ranks(rankings)[:k]:
-            ranks = {name: order[item_id] for name, order in rankings.items() if item_id in order}
-            found.append(Recalled(self.item(item_id), score, ranks, similarity.get(item_id)))
-        return found
+        request = Request(query, k, today, last_day, frozenset(rankers), floor, frozenset(kinds))
+        self._refresh("dense" in rankers and bool(query.strip()))
+        found = search(self._vault, self._table, self._embed, request)
+        items = self._items([one.memory_id for one in found])
+        return [
+            Recalled(items[one.memory_id], one.score, one.ranks, one.similarity)
+            for one in found
+            if one.memory_id in items  # else another process has just forgotten it
+        ]
 
-    def items(self) -> list[MemoryItem]:
-        """All memories, oldest statement first."""
-        rows = self._vault.connection.execute(f"SELECT {_COLUMNS} FROM memories ORDER BY said_at, id")
+    def items(self, *, kinds: Sequence[str] = KINDS) -> list[MemoryItem]:
+        """All memories of these kinds, oldest first."""
+        marks = ", ".join("?" * len(kinds))
+        rows = self._vault.connection.execute(
+            f"SELECT {_COLUMNS} FROM memories WHERE kind IN ({marks}) ORDER BY said_at, id", tuple(kinds)
+        )
         return [MemoryItem(*row) for row in rows]
 
     def item(self, item_id: int) -> MemoryItem:
@@ -173,64 +157,88 @@ class Memory:
     def __len__(self) -> int:
         return int(self._vault.connection.execute("SELECT count(*) FROM memories").fetchone()[0])
 
-    def forget(self, item_id: int) -> Receipt:
-        """Removes one memory and everything derived from it; PenchantError if it does not exist."""
+    def edit(self, item_id: int, text: str) -> MemoryItem:
+        """Replaces the text of a memory, with its vector, index entries and claims; id, cue and dates stay.
+        PenchantError if another memory says the same already."""
+        old, text = self.item(item_id), checked_text(text)
+        digest = statement_digest(
+            Statement(text, old.cue, old.said_at, old.source, old.kind, old.speaker, old.document, old.position)
+        )
+        vector = self._embed([embedded_text(text, old.cue)])[0]
         with self._vault.transaction() as connection:
-            self.item(item_id)
-            removed = {
-                "vectors": connection.execute("DELETE FROM memory_vectors WHERE memory_id = ?", (item_id,)).rowcount,
-                "memories": connection.execute("DELETE FROM memories WHERE id = ?", (item_id,)).rowcount,
-                "learnt": self._drop_learnt(),
-            }
-        self._vectors.clear([item_id])
-        return Receipt(f"memory {item_id}", utc_now(), removed, self._vault.sweep_log())
+            same = self._find(digest)
+            if same is not None and same.id != item_id:
+                raise PenchantError(f"Memory {same.id} says that already; forget one of the two instead.")
+            connection.execute("UPDATE memories SET text = ?, digest = ? WHERE id = ?", (text, digest, item_id))
+            self._write_vector(item_id, vector)
+            read_claims(self._vault, [item_id])
+            item = self.item(item_id)
+        self._table.clear()
+        return item
 
-    def forget_all(self) -> Receipt:
-        """Removes every memory and everything learnt from them. Keys, settings and the ledger stay."""
+    def supersede(self, old_id: int, at: str) -> MemoryItem:
+        """Notes that a memory no longer holds from the day `at` (ISO date) on; it stays, for questions about the
+        past."""
+        day = iso_date(at)
         with self._vault.transaction() as connection:
-            removed = {
-                table: connection.execute(f"DELETE FROM {table}").rowcount for table in ("memory_vectors", "memories")
-            }
+            if day < self.item(old_id).said_at:
+                raise PenchantError("A memory cannot end before it was said; give a later date.")
+            connection.execute("UPDATE memories SET valid_until = ?, closed_by = NULL WHERE id = ?", (day, old_id))
+            item = self.item(old_id)
+        self._table.clear()
+        return item
+
+    def forget_traces(self, item_ids: Collection[int], is_trace: Callable[[str], bool]) -> int:
+        """Removes these memories; how many there were. Others stay whatever they say: a word that a memory of the
+        owner's still holds is no trace."""
+        with self._vault.transaction():
+            return self._delete(item_ids)
+
+    def forget_all(self) -> int:
+        """Removes every memory; how many there were."""
+        with self._vault.transaction() as connection:
+            for table in ("memory_claims", "memory_vectors"):
+                connection.execute(f"DELETE FROM {table}")
+            removed = int(connection.execute("DELETE FROM memories").rowcount)
             # merged segments too
             connection.execute("INSERT INTO memory_index (memory_index) VALUES ('delete-all')")
-            removed = {"vectors": removed.pop("memory_vectors"), **removed, "learnt": self._drop_learnt()}
-        self._vectors.clear()
-        return Receipt("everything", utc_now(), removed, self._vault.sweep_log())
+        self._table.clear()
+        return removed
+
+    def _delete(self, item_ids: Collection[int]) -> int:
+        touched = touched_by(self._vault, item_ids) - set(item_ids)
+        removed = 0
+        for item_id in item_ids:  # its vector and claims go with it
+            removed += self._vault.connection.execute("DELETE FROM memories WHERE id = ?", (item_id,)).rowcount
+        settle(self._vault, touched)
+        self._table.clear()
+        return removed
+
+    def _digest(self, statement: Statement) -> bytes:
+        digest = statement_digest(statement)
+        while (known := self._find(digest)) and known.valid_until and str(statement.said_at) >= known.valid_until:
+            digest = content_digest(digest.hex(), known.valid_until)
+        return digest
 
     def _find(self, digest: bytes) -> MemoryItem | None:
         row = self._vault.connection.execute(f"SELECT {_COLUMNS} FROM memories WHERE digest = ?", (digest,)).fetchone()
         return MemoryItem(*row) if row else None
 
-    def _matching(self, query: str, last_day: str) -> list[int]:
-        """Ids by BM25, best first; a word in the statement counts twice as much as one in its cue."""
-        expression = match_expression(query)
-        if not expression:
-            return []
+    def _items(self, item_ids: Sequence[int]) -> dict[int, MemoryItem]:
         rows = self._vault.connection.execute(
-            "SELECT id FROM memory_index JOIN memories ON id = memory_index.rowid "
-            "WHERE memory_index MATCH ? AND said_at <= ? "
-            "ORDER BY bm25(memory_index, 1.0, 0.5), id DESC LIMIT ?",
-            (expression, last_day, _POOL),
+            f"SELECT {_COLUMNS} FROM memories WHERE id IN (SELECT value FROM json_each(?))", (str(list(item_ids)),)
         )
-        return [int(item_id) for (item_id,) in rows]
+        return {row[0]: MemoryItem(*row) for row in rows}
 
-    def _similar(self, query: str, last_day: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ids (n,) of all memories said by `last_day` and their cosines (n,) with the query."""
-        if self._vault.connection.execute("SELECT 1 FROM memories LIMIT 1").fetchone() is None:
-            return np.empty(0, np.int64), np.empty(0, np.float32)  # and the embedding model stays unloaded
-        vector = self._embed([query])[0]
-        if self._vectors.refresh(len(vector)) and len(self._vectors.ids) < len(self):
-            self._embed_missing(len(vector))
-            self._vectors.refresh(len(vector))
-        visible = self._vectors.days <= date.fromisoformat(last_day).toordinal()
-        return self._vectors.ids[visible], (self._vectors.matrix @ vector)[visible]
-
-    def _days(self, last_day: str, relevant: set[int] | None) -> dict[int, int]:
-        """Ordinal of the day of every relevant (None: every) memory said by `last_day`."""
-        chosen = "" if relevant is None else "AND id IN (SELECT value FROM json_each(?))"
-        values = (last_day,) if relevant is None else (last_day, json.dumps(sorted(relevant)))
-        rows = self._vault.connection.execute(f"SELECT id, said_at FROM memories WHERE said_at <= ? {chosen}", values)
-        return {item_id: date.fromisoformat(day).toordinal() for item_id, day in rows}
+    def _refresh(self, dense: bool) -> None:
+        """Brings the table up to date; the embedding model stays unloaded where nothing is to be embedded."""
+        if not dense or self._vault.connection.execute("SELECT 1 FROM memories LIMIT 1").fetchone() is None:
+            self._table.refresh()
+            return
+        dimension = self._embedder.dimension
+        if not self._table.refresh(dimension):
+            self._embed_missing(dimension)
+            self._table.refresh(dimension)
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if not texts:
@@ -254,12 +262,9 @@ class Memory:
         with self._vault.transaction():
             for (item_id, _, _), vector in zip(rows, vectors, strict=True):
                 self._write_vector(item_id, vector)
-        self._vectors.clear()
+        self._table.clear()
 
     def _write_vector(self, item_id: int, vector: NDArray[np.float32]) -> None:
         self._vault.connection.execute(
             "INSERT OR REPLACE INTO memory_vectors VALUES (?, ?)", (item_id, vector.astype("<f4").tobytes())
         )
-
-    def _drop_learnt(self) -> int:
-        return sum(self._vault.delete_blob(name) for name in self._vault.blob_names(LEARNT_PREFIX))

@@ -1,33 +1,44 @@
-"""What goes into a memory and what comes out of it: the records, and the checks every text passes."""
+"""What goes into a memory and what comes out of it: the records, and the checks every text passes.
+
+A *statement* is what the owner said about themself, a *passage* a part of a document or chat that they brought in. A
+`speaker` other than "" is another person, whose words are never the owner's attributes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Final, Literal, get_args
 
 from protocol.errors import PenchantError
 
 MAXIMUM_CHARACTERS: Final = 20_000
+Kind = Literal["statement", "passage"]
+KINDS: Final = get_args(Kind)
 _MODEL_SOURCES = frozenset({"assistant", "model", "system", "tool"})
 
 
 @dataclass(frozen=True)
 class Statement:
-    """Something to remember; `said_at` is an ISO date, today if None."""
+    """Something to remember. `said_at` is an ISO date, today if None; `cue` what it answered; `document` a stable id of
+    the document or chat it belongs to ("" none), `position` its place there."""
 
     text: str
     cue: str = ""
     said_at: str | None = None
     source: str = "me"
+    kind: Kind = "statement"
+    speaker: str = ""
+    document: str = ""
+    position: int = 0
 
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """A stored memory; `said_at` is an ISO date, `recorded_at` an ISO time in UTC. Ids are never used
-    twice."""
+    """A stored memory; `said_at` is an ISO date, `recorded_at` an ISO time in UTC. It holds from `said_at` until the
+    day before `valid_until` (None: still). Ids are never used twice."""
 
     id: int
     text: str
@@ -35,12 +46,17 @@ class MemoryItem:
     said_at: str
     source: str
     recorded_at: str
+    kind: Kind = "statement"
+    speaker: str = ""
+    document: str = ""
+    position: int = 0
+    valid_until: str | None = None
 
 
 @dataclass(frozen=True)
 class Recalled:
-    """A memory found for a query: fused score, its rank in each ranking that holds it, and its cosine if a
-    dense search was made."""
+    """A memory found for a query: its score (ranking.py), its rank in each ranking among what is relevant, and its
+    cosine if a dense search was made."""
 
     item: MemoryItem
     score: float
@@ -48,26 +64,30 @@ class Recalled:
     similarity: float | None
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What a forget removed, counted; never what it said. `log_emptied` is False if another process was
-    reading at that moment (the old encrypted pages then leave the log with the next forget or close)."""
-
-    what: str
-    forgotten_at: str
-    removed: dict[str, int] = field(default_factory=dict)
-    log_emptied: bool = True
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
-
-
 def checked(statement: Statement) -> Statement:
     """`statement` with clean text and a full date; PenchantError if it cannot be remembered."""
     if statement.source.lower() in _MODEL_SOURCES:
         raise PenchantError("Only what the owner said or wrote is remembered, not what a model said.")
-    cue = checked_text(statement.cue) if statement.cue else ""
-    return Statement(checked_text(statement.text), cue, iso_date(statement.said_at), statement.source)
+    if statement.kind not in KINDS:
+        raise PenchantError(f"A memory is one of {', '.join(KINDS)}.")
+    return replace(
+        statement,
+        text=checked_text(statement.text),
+        cue=checked_text(statement.cue) if statement.cue else "",
+        said_at=iso_date(statement.said_at),
+        speaker=" ".join(statement.speaker.split()),
+    )
+
+
+def statement_digest(statement: Statement) -> bytes:
+    """What makes a memory the same as another: text, cue and who said it; for a passage its place too, since people
+    say "Thanks!" more than once in a chat."""
+    texts = [statement.text, statement.cue]
+    if statement.kind == "passage":
+        texts += [statement.speaker, statement.document, str(statement.position)]
+    elif statement.speaker:
+        texts.append(statement.speaker)
+    return content_digest(*texts)
 
 
 def checked_text(text: str) -> str:

@@ -32,6 +32,7 @@ _DEFAULT_ALIGNMENT = 32
 _MOST_ENTRIES = 1 << 16
 _LONGEST_NAME = 1 << 16
 _MOST_DIMENSIONS = 4
+_LONGEST_LIST = 1024
 # GGUF value type number -> struct format of one value.
 _SCALAR_FORMATS = {
     0: "<B",
@@ -65,11 +66,12 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """All of a GGUF file but its tensor data. Arrays in the metadata are skipped; `value_offsets` locates
-    each scalar.
+    """All of a GGUF file but its tensor data. Arrays in the metadata are skipped, but for lists of u32 of up to
+    1,024 numbers (`lists`); `value_offsets` locates each scalar.
     """
 
     metadata: Mapping[str, Scalar]
+    lists: Mapping[str, tuple[int, ...]]
     value_offsets: Mapping[str, int]
     pair_count: int
     pairs_span: tuple[int, int]
@@ -115,8 +117,11 @@ class _Cursor:
         except UnicodeDecodeError:
             raise self.fail("a text is not UTF-8") from None
 
-    def skip_array(self) -> None:
+    def short_list(self) -> tuple[int, ...] | None:
+        """Reads an array: its numbers if it is a short list of u32, else None."""
         kind, count = self.number("<I"), self.number("<Q")
+        if kind == _UINT32 and count <= _LONGEST_LIST:
+            return struct.unpack_from(f"<{count}I", self.data, self.take(4 * count))
         if kind == _STRING:
             if count > self.length // 8:
                 raise self.fail("an array is longer than the file")
@@ -130,6 +135,7 @@ class _Cursor:
             self.take(count * struct.calcsize(_SCALAR_FORMATS[kind]))
         else:
             raise self.fail(f"an array of unknown type {kind}")
+        return None
 
 
 def read_header(data: Buffer, *, what: str = "this file") -> GgufHeader:
@@ -150,15 +156,19 @@ def read_header(data: Buffer, *, what: str = "this file") -> GgufHeader:
         raise cursor.fail("too many entries")
 
     metadata: dict[str, Scalar] = {}
+    lists: dict[str, tuple[int, ...]] = {}
+    seen: set[str] = set()
     offsets: dict[str, int] = {}
     pairs_start = cursor.position
     for _ in range(pair_count):
         key = cursor.text(_LONGEST_NAME)
-        if key in metadata:
+        if key in seen:
             raise cursor.fail("a key is given twice")
+        seen.add(key)
         kind = cursor.number("<I")
         if kind == _ARRAY:
-            cursor.skip_array()
+            if (numbers := cursor.short_list()) is not None:
+                lists[key] = numbers
         else:
             offsets[key] = cursor.position
             metadata[key] = cursor.scalar(kind)
@@ -177,7 +187,7 @@ def read_header(data: Buffer, *, what: str = "this file") -> GgufHeader:
         tensors.append(TensorEntry(name, shape, kind_, data_start + offset, byte_count))
     if len({entry.name for entry in tensors}) != len(tensors):
         raise cursor.fail("a tensor is given twice")
-    return GgufHeader(metadata, offsets, pair_count, (pairs_start, pairs_end), tuple(tensors))
+    return GgufHeader(metadata, lists, offsets, pair_count, (pairs_start, pairs_end), tuple(tensors))
 
 
 def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
@@ -227,6 +237,11 @@ def encode_array_pair(key: str, values: Sequence[str] | Sequence[int]) -> bytes:
     if kind == _INT32:
         return head + struct.pack(f"<{len(values)}i", *values)
     return head + b"".join(_encode_text(str(value)) for value in values)
+
+
+def encode_list_pair(key: str, values: Sequence[int]) -> bytes:
+    """One metadata pair holding a list of u32 (llama.cpp reads `adapter.alora.invocation_tokens` so)."""
+    return _encode_text(key) + struct.pack(f"<IIQ{len(values)}I", _ARRAY, _UINT32, len(values), *values)
 
 
 def encode_header(

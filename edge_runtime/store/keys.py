@@ -9,37 +9,167 @@ holds the bare key itself:
 - ``file``: as hexadecimal in ``home/device.key``, readable by its owner only. Whoever can read the disk can
   read the memory, so choosing it by default warns; fleets of simulated devices ask for it by name.
 
-The data key never changes, so a new passphrase would re-wrap 32 bytes and leave the encrypted file as it is.
+While the key changes (``rotation``), ``key.json`` names two keys, the present one and the ``next``. Whoever opens
+the device finds out which of them opens the encrypted file and settles on it; the other is destroyed first and
+struck from ``key.json`` afterwards, so a program killed at any point leaves a device that opens. A new passphrase
+re-wraps 32 bytes and leaves the encrypted file as it is.
+
+Keys are held in byte arrays and overwritten by `HomeKey.wipe`. That is all Python can do: copies that libraries
+made on the way (hexadecimal text, immutable bytes) stay in the process until their memory is used again.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import contextlib
 import json
-import os
 import secrets
-import stat
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
+from edge_runtime.store import system_key_store
+from edge_runtime.store.private_files import (
+    create_private,
+    destroy_private,
+    make_private_folder,
+    read_private,
+    replace_private,
+)
+from edge_runtime.store.wrapping import KEY_BYTES, SCRYPT_COST, decode, encode, stretch
 from protocol.errors import PenchantError, ProtocolError
 from protocol.keys import seal, unseal
 
 KeyMethod = Literal["auto", "keyring", "passphrase", "file"]
 
-KEY_BYTES = 32
-_DESCRIPTION, _KEY_FILE = "key.json", "device.key"
-_KEYRING_SERVICE = "penchant"
-_SCRYPT = {"n": 2**15, "r": 8, "p": 1}
-# A damaged or hostile key.json must not make us reserve gigabytes: scrypt needs 128 * n * r bytes.
-_SCRYPT_LIMITS = {"n": 2**20, "r": 16, "p": 4}
+_DESCRIPTION: Final = "key.json"
+_KEY_FILES: Final = ("device.key", "device-2.key")  # in turn, so that a next key can lie beside the present one
+# The field of key.json that says where the present key is; `next` says the same of the next one.
+_FIELDS: Final = {"passphrase": "wrapped", "keyring": "account", "file": "file"}
 
 
 class KeyFileWarning(UserWarning):
     """The key lies in a plain file because neither a key store nor a passphrase was available."""
+
+
+class HomeKey:
+    """The key of an open device, in RAM, and the ways to change it on disk.
+
+    Only who has the device alone (``home_lock``) may `draw_next` or `protect`.
+    """
+
+    def __init__(self, home: Path, description: dict[str, Any], wrapping: bytes | None) -> None:
+        self._home, self._description = home, description
+        self._wrapping = bytearray(wrapping) if wrapping is not None else None
+        self._present, self._next = self._read(self._field), self._read("next")
+        if self._present is None and self._next is None:
+            raise PenchantError(f"{home / _DESCRIPTION} names no key; restore it from a backup.")
+
+    @property
+    def candidates(self) -> list[bytearray]:
+        """The keys that may open the file, newest first: one, or two after an interrupted rotation."""
+        return [key for key in (self._next, self._present) if key is not None]
+
+    def draw_next(self) -> bytearray:
+        """A fresh key, on disk beside the present one when the call returns."""
+        key = bytearray(secrets.token_bytes(KEY_BYTES))
+        for stray in (*self._home.glob(".key.json.*"), *self._home.glob(".device*.key.*")):
+            destroy_private(stray)  # of a program killed while it wrote a key
+        reference = _keep(self._home, self._description, self._wrapping, key)
+        self._write_description(self._description | {"next": reference})
+        self._next = key
+        return key
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the encrypted file has been opened before: if it is missing now, it was lost."""
+        return bool(self._description.get("in_use"))
+
+    def settle(self, key: bytes | bytearray) -> None:
+        """`key`, which has opened the file, is the key from now on; every trace of another is destroyed."""
+        taken = self._next is not None and secrets.compare_digest(bytes(key), bytes(self._next))
+        described = {name: value for name, value in self._description.items() if name not in ("next", "stale")}
+        described["in_use"] = True
+        if taken:
+            described[self._field] = self._description["next"]
+        if self._description != described:
+            if "next" in self._description:
+                self._destroy(self._description[self._field] if taken else self._description["next"])
+            if "stale" in self._description:
+                system_key_store.delete(str(self._description["stale"]))
+            self._write_description(described)
+        if taken:
+            _overwrite(self._present)
+            self._present = self._next
+        else:
+            _overwrite(self._next)
+        self._next = None
+        for name in _KEY_FILES:
+            if name != described.get("file") and (self._home / name).exists():
+                destroy_private(self._home / name)
+
+    def protect(self, method: KeyMethod, passphrase: str | None = None) -> None:
+        """Moves the present key to another place, or wraps it under another passphrase."""
+        if self._present is None or self._next is not None:
+            raise PenchantError("The key of this device is being changed; open it again.")
+        description, wrapping = _new_description(method, passphrase)
+        description["in_use"] = True
+        description[_FIELDS[description["method"]]] = _keep(self._home, description, wrapping, self._present)
+        if self._description["method"] == "keyring":
+            description["stale"] = self._description["account"]
+        self._write_description(description)
+        _overwrite(self._wrapping)
+        self._wrapping = wrapping
+        self.settle(self._present)
+
+    def wipe(self) -> None:
+        """Overwrites the keys in RAM; the object is of no use afterwards."""
+        for secret in (self._present, self._next, self._wrapping):
+            _overwrite(secret)
+        self._present = self._next = self._wrapping = None
+
+    @property
+    def _field(self) -> str:
+        return _FIELDS[self._description["method"]]
+
+    def _read(self, field: str) -> bytearray | None:
+        """The key that `field` of the description points to; None if it names none, or one that is gone while
+        there is another."""
+        if field not in self._description:
+            return None
+        place, method = str(self._description[field]), self._description["method"]
+        try:
+            if method == "passphrase":
+                return self._unwrapped(place)
+            if method == "keyring":
+                return _parsed(system_key_store.read(place), "the system key store")
+            if place not in _KEY_FILES:
+                raise PenchantError(f"{self._home / _DESCRIPTION} is damaged; restore it from a backup.")
+            return _parsed(read_private(self._home / place), str(self._home / place))
+        except PenchantError:
+            if "next" in self._description and method != "passphrase":
+                return None
+            raise
+
+    def _unwrapped(self, wrapped: str) -> bytearray:
+        try:
+            salt, box = decode(str(self._description["salt"])), decode(wrapped)
+        except (KeyError, ValueError):
+            raise PenchantError(f"{self._home / _DESCRIPTION} is damaged; restore it from a backup.") from None
+        try:
+            key = unseal(bytes(self._wrapping or b""), box, _associated_data(salt))
+        except ProtocolError:
+            raise PenchantError(f"Wrong passphrase for {self._home}.") from None
+        return _checked(key, str(self._home / _DESCRIPTION))
+
+    def _destroy(self, reference: str) -> None:
+        if self._description["method"] == "keyring":
+            system_key_store.delete(reference)
+        elif self._description["method"] == "file":
+            destroy_private(self._home / reference)
+
+    def _write_description(self, description: dict[str, Any]) -> None:
+        replace_private(self._home / _DESCRIPTION, json.dumps(description, indent=1).encode())
+        self._description = description
 
 
 def key_exists(home: Path) -> bool:
@@ -47,230 +177,128 @@ def key_exists(home: Path) -> bool:
     return (home / _DESCRIPTION).exists()
 
 
-def create_key(home: Path, *, method: KeyMethod = "auto", passphrase: str | None = None) -> bytes:
-    """Draws a new data key, stores it by `method` and returns its 32 bytes.
+def create_key(home: Path, *, method: KeyMethod = "auto", passphrase: str | None = None) -> None:
+    """Draws a new key and stores it by `method`.
 
     ``auto`` takes a passphrase if one is given, else the key store if a real one answers, else a key file
     with a `KeyFileWarning`. Never overwrites: a home that already has a key raises PenchantError, since a
     lost key is a lost memory.
     """
-    if method == "auto":
-        method = "passphrase" if passphrase else "keyring" if _keyring_works() else "file"
-        if method == "file":
-            warnings.warn(
-                f"No system key store and no passphrase: the key is in {home / _KEY_FILE}, "
-                "protected only by file permissions.",
-                KeyFileWarning,
-                stacklevel=2,
-            )
+    description, wrapping = _new_description(method, passphrase, home / _KEY_FILES[0])
     if key_exists(home):
         raise PenchantError(f"{home} already has a key; open it, or choose another home.")
-    _make_private_folder(home)
-    key = secrets.token_bytes(KEY_BYTES)
-    description: dict[str, object] = {"version": 1, "method": method}
-    if method == "passphrase":
-        if not passphrase:
-            raise PenchantError("A passphrase is needed to protect the key with a passphrase.")
-        salt = secrets.token_bytes(16)
-        wrapped = seal(_derive(passphrase, salt, _SCRYPT), key, _associated_data(salt))
-        description |= {**_SCRYPT, "salt": _encode(salt), "wrapped": _encode(wrapped)}
-    elif method == "keyring":
-        account = secrets.token_hex(8)
-        description["account"] = account
-        _keyring_write(account, key.hex())
-    elif method == "file":
+    make_private_folder(home)
+    key = bytearray(secrets.token_bytes(KEY_BYTES))
+    if description["method"] == "file":
         # The bare key comes first: a description that points to nothing would block this home for ever. A
         # file left by an interrupted start, or written by another process a moment ago, is taken over: never
         # replace a key that may already be in use.
-        try:
-            _write_private(home / _KEY_FILE, key.hex().encode())
-        except FileExistsError:
-            key = _parse_hex(_read_private(home / _KEY_FILE), str(home / _KEY_FILE))
+        with contextlib.suppress(FileExistsError):
+            create_private(home / _KEY_FILES[0], key.hex().encode())
+        description["file"] = _KEY_FILES[0]
     else:
-        raise PenchantError(f"Unknown key method '{method}'; use auto, keyring, passphrase or file.")
+        description[_FIELDS[description["method"]]] = _keep(home, description, wrapping, key)
+    for secret in (key, wrapping):
+        _overwrite(secret)
     try:
-        _write_private(home / _DESCRIPTION, json.dumps(description, indent=1).encode())
+        create_private(home / _DESCRIPTION, json.dumps(description, indent=1).encode())
     except FileExistsError:
         raise PenchantError(f"{home} already has a key; open it, or choose another home.") from None
-    return key
 
 
-def open_key(home: Path, *, passphrase: str | None = None) -> bytes:
-    """The 32-byte data key of the device in `home`; PenchantError with the way out if it cannot be had."""
+def open_key(home: Path, *, passphrase: str | None = None) -> HomeKey:
+    """The key of the device in `home`; PenchantError with the way out if it cannot be had."""
     description = _read_description(home)
-    method = description.get("method")
-    if method == "passphrase":
-        return _unwrap(description, passphrase, home)
-    if method == "keyring":
-        return _parse_hex(_keyring_read(str(description.get("account", ""))), "the system key store")
-    if method == "file":
-        return _parse_hex(_read_private(home / _KEY_FILE), str(home / _KEY_FILE))
-    raise PenchantError(f"{home / _DESCRIPTION} is damaged: unknown key method. Restore it from a backup.")
+    if description["method"] != "passphrase":
+        return HomeKey(home, description, None)
+    if not passphrase:
+        raise PenchantError(f"{home} is protected by a passphrase; give it at the prompt or in PENCHANT_PASSPHRASE.")
+    try:
+        salt, cost = decode(str(description["salt"])), {name: int(description[name]) for name in SCRYPT_COST}
+        wrapping = stretch(passphrase, salt, cost)
+    except (KeyError, TypeError, ValueError):
+        raise PenchantError(f"{home / _DESCRIPTION} is damaged; restore it from a backup.") from None
+    return HomeKey(home, description, wrapping)
 
 
 def needs_passphrase(home: Path) -> bool:
     """Whether the key of `home` is wrapped under a passphrase (so that a command knows to ask for it)."""
-    return key_exists(home) and _read_description(home).get("method") == "passphrase"
+    return key_exists(home) and _read_description(home)["method"] == "passphrase"
 
 
-def _read_description(home: Path) -> Mapping[str, object]:
+def _new_description(
+    method: KeyMethod, passphrase: str | None, key_file: Path | None = None
+) -> tuple[dict[str, Any], bytearray | None]:
+    """What key.json will say of a new place, without the key; and the wrapping key, if there is a passphrase."""
+    if method == "auto":
+        method = "passphrase" if passphrase else "keyring" if system_key_store.works() else "file"
+        if method == "file":
+            warnings.warn(
+                f"No system key store and no passphrase: the key is in {key_file or 'a file of this home'}, "
+                "protected only by file permissions.",
+                KeyFileWarning,
+                stacklevel=3,
+            )
+    if method not in _FIELDS:
+        raise PenchantError(f"Unknown key method '{method}'; use auto, keyring, passphrase or file.")
+    description: dict[str, Any] = {"version": 1, "method": method}
+    if method != "passphrase":
+        return description, None
+    if not passphrase:
+        raise PenchantError("A passphrase is needed to protect the key with a passphrase.")
+    salt = secrets.token_bytes(16)
+    return description | SCRYPT_COST | {"salt": encode(salt)}, bytearray(stretch(passphrase, salt, SCRYPT_COST))
+
+
+def _read_description(home: Path) -> dict[str, Any]:
+    path = home / _DESCRIPTION
     try:
-        description = json.loads((home / _DESCRIPTION).read_text("utf-8"))
+        description = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise PenchantError(
             f'No device in {home}; `penchant remember "..."` sets one up, --home chooses another place.'
         ) from None
-    except (OSError, ValueError):
-        raise PenchantError(f"{home / _DESCRIPTION} cannot be read; restore it from a backup.") from None
+    except (OSError, ValueError, RecursionError):
+        raise PenchantError(f"{path} cannot be read; restore it from a backup.") from None
     if not isinstance(description, dict) or description.get("version") != 1:
-        raise PenchantError(f"{home / _DESCRIPTION} is damaged or from a newer version.")
+        raise PenchantError(f"{path} is damaged or from a newer version.")
+    if description.get("method") not in list(_FIELDS):
+        raise PenchantError(f"{path} is damaged: unknown key method. Restore it from a backup.")
+    if description["method"] == "file":
+        description.setdefault("file", _KEY_FILES[0])  # the first devices had one name for it
     return description
 
 
-def _unwrap(description: Mapping[str, object], passphrase: str | None, home: Path) -> bytes:
-    if not passphrase:
-        raise PenchantError(f"{home} is protected by a passphrase; give it at the prompt or in PENCHANT_PASSPHRASE.")
-    try:
-        salt, wrapped = _decode(str(description["salt"])), _decode(str(description["wrapped"]))
-        cost = {name: int(str(description[name])) for name in _SCRYPT}
-    except (KeyError, ValueError):
-        raise PenchantError(f"{home / _DESCRIPTION} is damaged; restore it from a backup.") from None
-    if any(not 1 <= cost[name] <= limit for name, limit in _SCRYPT_LIMITS.items()) or cost["n"] & (cost["n"] - 1):
-        raise PenchantError(f"{home / _DESCRIPTION} is damaged; restore it from a backup.")
-    try:
-        key = unseal(_derive(passphrase, salt, cost), wrapped, _associated_data(salt))
-    except ProtocolError:
-        raise PenchantError(f"Wrong passphrase for {home}.") from None
-    return _check_length(key, str(home / _DESCRIPTION))
-
-
-def _derive(passphrase: str, salt: bytes, cost: Mapping[str, int]) -> bytes:
-    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-
-    return Scrypt(salt=salt, length=KEY_BYTES, n=cost["n"], r=cost["r"], p=cost["p"]).derive(passphrase.encode("utf-8"))
+def _keep(home: Path, description: dict[str, Any], wrapping: bytearray | None, key: bytearray) -> str:
+    """Stores `key` where the description says that its kind is kept, beside the one it names; the reference."""
+    if description["method"] == "passphrase":
+        salt = decode(str(description["salt"]))
+        return encode(seal(bytes(wrapping or b""), bytes(key), _associated_data(salt)))
+    if description["method"] == "keyring":
+        return system_key_store.write(key.hex())
+    name = _KEY_FILES[1] if description.get("file") == _KEY_FILES[0] else _KEY_FILES[0]
+    replace_private(home / name, key.hex().encode())
+    return name
 
 
 def _associated_data(salt: bytes) -> bytes:
     return b"penchant device key 1" + salt
 
 
-def _keyring_works() -> bool:
-    """A key store that keeps what it is given: the fail and null backends have priority 0 or less, and some
-    real ones are locked."""
-    try:
-        import keyring
-
-        if keyring.get_keyring().priority <= 0:  # the chain backend reports the best of its members
-            return False
-        probe = f"probe-{secrets.token_hex(4)}"
-        keyring.set_password(_KEYRING_SERVICE, probe, "1")
-        kept = keyring.get_password(_KEYRING_SERVICE, probe) == "1"
-        keyring.delete_password(_KEYRING_SERVICE, probe)
-        return kept
-    except Exception:  # backends raise errors of the desktop's own libraries; any of them means: not usable
-        return False
-
-
-def _keyring_write(account: str, value: str) -> None:
-    import keyring
-
-    try:
-        keyring.set_password(_KEYRING_SERVICE, account, value)
-    except Exception:  # see _keyring_works
-        raise PenchantError(
-            "The system key store refused the key; unlock it or protect this home with a passphrase."
-        ) from None
-
-
-def _keyring_read(account: str) -> str:
-    import keyring
-
-    try:
-        value = keyring.get_password(_KEYRING_SERVICE, account)
-    except Exception:  # see _keyring_works
-        raise PenchantError("The system key store cannot be opened; unlock it and try again.") from None
-    if value is None:
-        raise PenchantError(
-            "The system key store no longer holds this device's key; its memory cannot be opened without it."
-        )
-    return value
-
-
-def _make_private_folder(home: Path) -> None:
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise PenchantError(f"Cannot create {home}: {error.strerror}.") from None
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Writes a new file with mode 0600, complete or not at all, on disk before it returns; FileExistsError if
-    it is there already."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # unlike a rename, this fails if another process was first
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            if path.exists():
-                raise FileExistsError(path) from None
-            temporary.rename(path)
-        _sync_folder(path.parent)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise PenchantError(f"Cannot write {path}: {error.strerror}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_private(path: Path) -> str:
-    try:
-        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise PenchantError(f"{path} can be read by others; run `chmod 600 {path}` and treat the key as known.")
-        return path.read_text("ascii")
-    except FileNotFoundError:
-        raise PenchantError(f"{path} is missing; this memory cannot be opened without it.") from None
-    except (OSError, UnicodeDecodeError):
-        raise PenchantError(f"{path} cannot be read.") from None
-
-
-def _parse_hex(text: str, place: str) -> bytes:
+def _parsed(text: str, place: str) -> bytearray:
     try:
         key = bytes.fromhex(text.strip())
     except ValueError:
         raise PenchantError(f"The key in {place} is damaged; restore it from a backup.") from None
-    return _check_length(key, place)
+    return _checked(key, place)
 
 
-def _check_length(key: bytes, place: str) -> bytes:
+def _checked(key: bytes, place: str) -> bytearray:
     if len(key) != KEY_BYTES:
         raise PenchantError(f"The key in {place} is damaged; restore it from a backup.")
-    return key
+    return bytearray(key)
 
 
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _decode(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error
+def _overwrite(secret: bytearray | None) -> None:
+    if secret is not None:
+        secret[:] = bytes(len(secret))

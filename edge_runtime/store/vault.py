@@ -4,7 +4,7 @@
 Everything a device keeps lies in `home/penchant.db`: memories, their index and vectors, the ledger, the
 progress of rounds, adapters and weights as named blobs. Writes are acknowledged only when they are on disk
 (write-ahead log, synchronous = FULL), deleted content is overwritten with zeros (secure_delete), and
-temporary tables stay in RAM.
+temporary tables stay in RAM. A damaged page, a full disk or a locked file is a PenchantError (``connection``).
 
 Rooms above own their tables: `vault.migrate("ledger", steps)` runs the steps that this file has not seen yet,
 in order, in one transaction.
@@ -12,6 +12,7 @@ in order, in one transaction.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +22,15 @@ from typing import Final
 
 from sqlcipher3 import dbapi2 as sqlcipher
 
+from edge_runtime.store.connection import Connection, DamagedError, connect
 from protocol.errors import PenchantError
 
 VAULT_FILE: Final = "penchant.db"
+PAGE_BYTES: Final = 4096  # SQLCipher 4's default
 # What was learnt from the owner's words (adapters, weights, profile) is stored under this prefix, so that
 # forgetting can drop it.
 LEARNT_PREFIX: Final = "personal/"
 
-_BUSY_SECONDS = 20.0
 _PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
@@ -39,18 +41,22 @@ _PRAGMAS = (
 _VAULT_STEPS = ("CREATE TABLE blobs (name TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID",)
 
 
+class WrongKeyError(PenchantError):
+    """The key does not open the file."""
+
+
 class Vault:
     """An open encrypted file. `connection` is in autocommit mode: group writes with `transaction()`."""
 
-    def __init__(self, path: Path, connection: sqlcipher.Connection) -> None:
+    def __init__(self, path: Path, connection: Connection) -> None:
         self.path = path
         self.connection = connection
 
     @classmethod
-    def open(cls, home: Path, key: bytes, *, create: bool = True) -> Vault:
-        """Opens `home/penchant.db` with the 32-byte `key`; a wrong key, a damaged or a missing file raises
+    def open(cls, home: Path, key: bytes | bytearray, *, create: bool = True, file: str = VAULT_FILE) -> Vault:
+        """Opens `home/file` with the 32-byte `key`; a wrong key, a damaged or a missing file raises
         PenchantError."""
-        path = home / VAULT_FILE
+        path = home / file
         if len(key) != 32:
             raise PenchantError("The key of a device has 32 bytes.")
         if not create and not path.exists():
@@ -60,40 +66,36 @@ class Vault:
                 home.mkdir(parents=True, exist_ok=True, mode=0o700)
                 # the log and its index inherit this mode
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-            connection = sqlcipher.connect(str(path), timeout=_BUSY_SECONDS, isolation_level=None)
-        except (OSError, sqlcipher.Error):
+        except OSError:
             raise PenchantError(f"Cannot open {path}; check that the folder exists and is writable.") from None
-        vault = cls(path, connection)
+        vault = cls(path, _unlocked(path, key))
         try:
-            vault._unlock(key)
             vault.migrate("vault", _VAULT_STEPS)
         except BaseException:
-            connection.close()
+            vault.close()
             raise
         return vault
 
-    def _unlock(self, key: bytes) -> None:
-        execute = self.connection.execute
-        # else SQLCipher reports a wrong key on stderr, past our one clear line
-        execute("PRAGMA cipher_log_level = NONE")
-        # raw key: no password stretching, and hexadecimal cannot be quoted wrongly
-        execute(f"PRAGMA key = \"x'{key.hex()}'\"")
-        if not execute("PRAGMA cipher_version").fetchone():
-            raise PenchantError("This SQLite has no encryption; install sqlcipher3-wheels.")
+    def rekey(self, old: bytes | bytearray, new: bytes | bytearray) -> bool:
+        """Encrypts every page, free ones too, under `new` and empties the log of frames under `old`; whether that
+        was done. If not (a full disk), the file is as it was.
+
+        Only for who has the device alone. It is one transaction: a program killed in it leaves a file that one of
+        the two keys opens. Opening the file again at the end proves which.
+        """
+        with contextlib.suppress(PenchantError):
+            self.connection.execute(f"PRAGMA rekey = \"x'{new.hex()}'\"")
+            self.sweep_log()
+        self.connection.close()
         try:
-            # the first page is decrypted and authenticated here
-            execute("SELECT count(*) FROM sqlite_master")
-            for pragma in _PRAGMAS:
-                execute(f"PRAGMA {pragma}")
-        except sqlcipher.OperationalError as error:
-            raise PenchantError(
-                f"{self.path} cannot be read ({error}); close other programs that use it and try again."
-            ) from None
-        except sqlcipher.DatabaseError:
-            raise PenchantError(f"Wrong key for {self.path}, or the file is damaged.") from None
+            self.connection = _unlocked(self.path, new)
+        except WrongKeyError:
+            self.connection = _unlocked(self.path, old)
+            return False
+        return True
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlcipher.Connection]:
+    def transaction(self) -> Iterator[Connection]:
         """All or nothing, on disk when the block ends. Blocks inside blocks join the outermost one."""
         if self.connection.in_transaction:
             yield self.connection
@@ -103,8 +105,10 @@ class Vault:
             yield self.connection
             self.connection.execute("COMMIT")
         except BaseException:  # Ctrl-C too
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+            # what a failing disk keeps us from rolling back, the next program to open the file rolls back
+            with contextlib.suppress(PenchantError):
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
             raise
 
     def migrate(self, room: str, steps: Sequence[str]) -> None:
@@ -178,3 +182,26 @@ class Vault:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _unlocked(path: Path, key: bytes | bytearray) -> Connection:
+    """A connection to `path` that has decrypted and authenticated its first page under `key`."""
+    connection = connect(path)
+    try:
+        execute = connection.execute
+        # else SQLCipher reports a wrong key on stderr, past our one clear line
+        execute("PRAGMA cipher_log_level = NONE")
+        # raw key: no password stretching, and hexadecimal cannot be quoted wrongly
+        execute(f"PRAGMA key = \"x'{key.hex()}'\"")
+        if not execute("PRAGMA cipher_version").fetchone():
+            raise PenchantError("This SQLite has no encryption; install sqlcipher3-wheels.")
+        try:
+            execute("SELECT count(*) FROM sqlite_master")
+        except DamagedError:
+            raise WrongKeyError(f"Wrong key for {path}, or the file is damaged.") from None
+        for pragma in _PRAGMAS:
+            execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -18,6 +18,7 @@ from client.local_training import LocalSettings, evaluate_coordinates, train_coo
 from client.training import DeviceWork, Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
 from client.work import LocalUpdate
 from edge_runtime.device import Device
+from edge_runtime.forgetting import forget
 from edge_runtime.store.vault import LEARNT_PREFIX
 from protocol.coordinates import Coordinates
 from protocol.errors import PenchantError
@@ -274,7 +275,7 @@ def test_the_residual_is_trained_once_per_shared_adapter_and_kept_where_a_forget
     assert len(trainings) == 1
     compute(device, frame, "bases", vector(frame, 1))
     assert len(trainings) == 2 and len(kept()) == 2
-    device.memory.forget(device.memory.items()[0].id)
+    forget(device, [device.memory.items()[0].id])
     assert kept() == [] and device.vault.blob_names(f"{LEARNT_PREFIX}sketch/") == []
     compute(device, frame, "bases", vector(frame, 0))
     assert len(trainings) == 3

@@ -117,6 +117,55 @@ def test_two_processes_may_set_up_one_device(tmp_path: Path) -> None:
     assert len(identities) == 1 and "" not in identities
 
 
+def test_a_locked_device_holds_no_key_and_opens_again(tmp_path: Path) -> None:
+    device = Device.open(tmp_path, create=True, passphrase="four blue herons", embedder=HashingEmbedder())
+    device.memory.remember("I play the cello")
+    identity, memory = device.identity.public_bytes, device.memory
+    key = device._opened.key.candidates[0]
+    assert device.has_passphrase and not device.locked and any(key)
+    device.lock()
+    device.lock()
+    assert device.locked and not any(key) and set(vars(device)) == {"home", "_store", "_embedder"}
+    for use in (lambda: device.memory, lambda: device.vault, lambda: device.identity, lambda: device.settings):
+        with pytest.raises(PenchantError, match="locked"):
+            use()
+    with pytest.raises(PenchantError, match="closed or locked"):
+        memory.items()
+    with pytest.raises(PenchantError, match="Wrong passphrase"):
+        device.unlock("five")
+    assert device.locked
+    device.unlock("four blue herons")
+    device.unlock()
+    assert device.identity.public_bytes == identity and len(device.memory) == 1
+    device.close()
+
+
+def test_protecting_and_rotating_keep_the_memory(tmp_path: Path) -> None:
+    with new_device(tmp_path) as device:
+        device.memory.remember("I play the cello")
+        page = (tmp_path / "penchant.db").read_bytes()[:4096]
+        device.protect("passphrase", "four blue herons")
+        assert device.has_passphrase and (tmp_path / "penchant.db").read_bytes()[:4096] == page
+        assert device.rotate_key() and (tmp_path / "penchant.db").read_bytes()[:4096] != page
+        with (
+            Device.open(tmp_path, passphrase="four blue herons"),
+            pytest.raises(PenchantError, match="Another program"),
+        ):
+            device.protect("file")
+        device.protect("file")
+    with Device.open(tmp_path) as device:
+        assert not device.has_passphrase and len(device.memory) == 1
+
+
+def test_a_lost_file_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    with new_device(tmp_path) as device:
+        device.memory.remember("I play the cello")
+    (tmp_path / "penchant.db").write_bytes(b"")
+    for create in (False, True):
+        with pytest.raises(PenchantError, match="empty or gone"):
+            Device.open(tmp_path, create=create)
+
+
 def test_default_home_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PENCHANT_HOME", str(tmp_path))
     assert default_home() == tmp_path

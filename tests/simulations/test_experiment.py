@@ -215,7 +215,7 @@ def test_no_file_of_a_device_holds_a_word_of_its_messages(run: Run) -> None:
         for row in person.train_messages:
             assert not any(row.text[:24].encode() in data for data in files.values())
     # The words are in there, under the key: the search above would have found them.
-    pages = decrypted_pages(run.home(0), open_key(run.home(0)))
+    pages = decrypted_pages(run.home(0), bytes(open_key(run.home(0)).candidates[0]))
     assert all(row.text[:24].encode() in pages for row in run.people[0].train_messages[:5])
 
 

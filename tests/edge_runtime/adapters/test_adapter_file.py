@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def test_an_adapter_without_a_guarantee_says_so_and_never_zero(tmp_path: Path) -
     assert GGUFReader(tmp_path / "adapter.gguf").fields["penchant.epsilon"].contents() == "none claimed"
     with pytest.raises(PenchantError, match="privacy spend"):
         read_adapter_metadata(data.replace(b"none claimed", b"plenty of it"))
+
+
+def test_invocation_tokens_stand_where_llama_cpp_reads_them(tmp_path: Path) -> None:
+    assert read_adapter_metadata(_write(random_factors(0))).invocation_tokens == ()
+    metadata = replace(METADATA, invocation_tokens=(1, 520, 198))
+    data = write_adapter(random_factors(0), alpha=8.0, metadata=metadata, architecture="llama", heads=4, kv_heads=2)
+    assert read_adapter_metadata(data) == read_adapter(data).metadata == metadata
+    (tmp_path / "adapter.gguf").write_bytes(data)
+    field = GGUFReader(tmp_path / "adapter.gguf").fields["adapter.alora.invocation_tokens"]
+    assert field.contents() == [1, 520, 198] and field.types[-1].name == "UINT32"
+    for wrong in ((-1,), tuple(range(65))):
+        with pytest.raises(PenchantError, match="invocation"):
+            replace(METADATA, invocation_tokens=wrong)
 
 
 def test_gguf_py_sees_the_names_shapes_and_keys_that_llama_cpp_wants(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.adapters.log import AdapterLog
-from edge_runtime.memory.memory import Memory
+from edge_runtime.device import Device
+from edge_runtime.forgetting import forget, forget_everything
+from edge_runtime.store.keys import open_key
 from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
 from tests.edge_runtime.memory_helpers import HashingEmbedder, decrypted_pages
@@ -106,34 +108,32 @@ def test_garbage_is_refused_and_leaves_nothing(log: AdapterLog, vault: Vault, da
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_a_forget_drops_the_bytes_and_the_log_says_so(
-    log: AdapterLog, vault: Vault, tmp_path: Path, everything: bool
-) -> None:
+def test_a_forget_drops_the_bytes_and_the_log_says_so(tmp_path: Path, everything: bool) -> None:
     data = tiny_adapter(0)
-    memory = Memory(vault, HashingEmbedder())
-    item = memory.remember("My dog is called Bruno")
-    version = log.install(data, note="own texts")
-    weights = data[-1000:-900]
-    assert weights in decrypted_pages(tmp_path, KEY)
+    with Device.open(tmp_path, create=True, key_method="file", embedder=HashingEmbedder()) as device:
+        item, log = device.memory.remember("My dog is called Bruno"), device.adapters
+        version = log.install(data, note="notes on bruno")
+        weights = data[-1000:-900]
+        assert weights in decrypted_pages(tmp_path, bytes(open_key(tmp_path).candidates[0]))
 
-    receipt = memory.forget_all() if everything else memory.forget(item.id)
+        receipt = forget_everything(device) if everything else forget(device, [item.id])[0]
 
-    assert receipt.removed["learnt"] == 1
-    assert log.live() is None
-    (entry,) = log.versions()
-    assert entry.id == version.id and entry.sha256 == version.sha256 and not entry.held
-    assert vault.blob_names(LEARNT_PREFIX) == []
-    assert weights not in decrypted_pages(tmp_path, KEY)
-    with pytest.raises(PenchantError, match=f"no adapter {version.id}"):
-        log.use(version.id)
+        assert receipt.removed["learnt"] == 1
+        assert log.live() is None
+        (entry,) = log.versions()
+        assert entry.id == version.id and entry.sha256 == version.sha256 and not entry.held and entry.note == ""
+        assert device.vault.blob_names(LEARNT_PREFIX) == []
+        assert weights not in decrypted_pages(tmp_path, bytes(open_key(tmp_path).candidates[0]))
+        with pytest.raises(PenchantError, match=f"no adapter {version.id}"):
+            log.use(version.id)
 
 
-def test_a_new_adapter_after_a_forget_is_live_again(log: AdapterLog, vault: Vault) -> None:
-    memory = Memory(vault, HashingEmbedder())
-    item = memory.remember("My dog is called Bruno")
-    log.install(tiny_adapter(0), note="before")
-    memory.forget(item.id)
-    after = log.install(tiny_adapter(1), note="after")
-    assert [(version.held, version.live) for version in log.versions()] == [(False, False), (True, True)]
-    live = log.live()
-    assert live is not None and live[0] == after
+def test_a_new_adapter_after_a_forget_is_live_again(tmp_path: Path) -> None:
+    with Device.open(tmp_path, create=True, key_method="file", embedder=HashingEmbedder()) as device:
+        item, log = device.memory.remember("My dog is called Bruno"), device.adapters
+        log.install(tiny_adapter(0), note="before")
+        forget(device, [item.id])
+        after = log.install(tiny_adapter(1), note="after")
+        assert [(version.held, version.live) for version in log.versions()] == [(False, False), (True, True)]
+        live = log.live()
+        assert live is not None and live[0] == after

@@ -69,3 +69,8 @@ def test_what_is_told_as_a_reply_is_the_owners_or_a_worked_turn_and_no_models() 
 def test_the_short_form_is_the_same_chat_without_turns() -> None:
     full = build_draft(REQUEST, [recalled(1)])
     assert plain_draft(REQUEST) == [full[0], full[-1]]
+
+
+def test_a_summary_of_how_the_owner_writes_joins_the_role() -> None:
+    plain, told = build_draft(REQUEST), build_draft(REQUEST, summary=" Messages of 12 words. ")
+    assert told[0].content == f"{plain[0].content} Messages of 12 words." and told[1:] == plain[1:]

@@ -14,10 +14,10 @@ from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.commands import models as model_commands
 from edge_runtime.device import Device
 from edge_runtime.models.catalogue import describe_model
-from tests.edge_runtime.memory_helpers import HashingEmbedder
-from tests.edge_runtime.model_helpers import adapter_bytes, open_tiny, random_factors
 from tests.edge_runtime.adapters.test_log import tiny_adapter
 from tests.edge_runtime.commands.test_app import NamedEngine, fails_with, run, run_json
+from tests.edge_runtime.memory_helpers import HashingEmbedder
+from tests.edge_runtime.model_helpers import adapter_bytes, open_tiny, random_factors
 from tests.tiny_model import write_tiny_model
 
 

@@ -141,6 +141,29 @@ def test_loading_twice_and_unloading(engine: Engine) -> None:
         engine.use_adapters([(adapter, 1.0)])
 
 
+def test_an_answer_under_way_never_meets_a_freed_adapter(engine: Engine) -> None:
+    adapter = load_factors(engine, random_factors(0), alpha=4.0)
+    engine.use_adapters([(adapter, 1.0)])
+    begun, waiting = (engine.generate(PREFIX, max_tokens=400, lookup=True) for _ in range(2))
+    next(begun)
+    engine.use_adapters([])
+    engine.unload_adapter(adapter)
+    with pytest.raises(PenchantError, match="ask again"):
+        list(begun)
+    with pytest.raises(PenchantError, match="not loaded"):
+        list(waiting)
+
+
+def test_changing_the_set_leaves_an_answer_under_way_with_its_own(engine: Engine) -> None:
+    adapter = load_factors(engine, random_factors(0, size=1.0), alpha=4.0)
+    plain = list(engine.generate(TEXT, max_tokens=12))
+    stream = engine.generate(TEXT, max_tokens=12)
+    first = next(stream)
+    engine.use_adapters([(adapter, 1.0)])
+    assert [first, *stream] == plain
+    assert list(engine.generate(TEXT, max_tokens=12)) != plain
+
+
 def test_sets_that_make_no_sense_are_refused(engine: Engine) -> None:
     adapter = load_factors(engine, random_factors(0), alpha=4.0)
     with pytest.raises(PenchantError, match="finite"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.engine.contexts import BATCH_TOKENS
 from edge_runtime.engine.engine import Engine, Sampling
-from edge_runtime.engine.token_cache import BATCH_TOKENS
 from protocol.errors import PenchantError
 from tests.edge_runtime.model_helpers import open_tiny, random_tokens
 
@@ -179,14 +179,20 @@ def test_prefixes_longer_than_a_batch(engine: Engine) -> None:
 
 def test_a_closed_engine_says_so(tmp_path: Path) -> None:
     engine = open_tiny(tmp_path)
+    stream = engine.generate(random_tokens(21, 8), max_tokens=300)
+    next(stream)
     engine.close()
     engine.close()
+    with pytest.raises(PenchantError):
+        list(stream)
     for call in (lambda: engine.tokenise("x"), lambda: engine.score([1], [[2]]), lambda: engine.hidden([1])):
         with pytest.raises(PenchantError, match="closed"):
             call()
 
 
-@pytest.mark.parametrize("wrong", [{"threads": 0}, {"context_tokens": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"threads": 0}, {"context_tokens": 0}, {"conversations": 0}, {"conversations": 10_000}]
+)
 def test_senseless_settings_are_refused(engine: Engine, wrong: dict[str, int]) -> None:
     with pytest.raises(PenchantError):
         Engine.open(engine.model, **wrong)

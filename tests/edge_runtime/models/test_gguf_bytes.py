@@ -16,6 +16,7 @@ from edge_runtime.models.gguf_bytes import (
     encode_array_pair,
     encode_float32_pair,
     encode_header,
+    encode_list_pair,
     encode_pair,
     pad_length,
     read_header,
@@ -35,6 +36,7 @@ def _small_file() -> bytes:
         encode_float32_pair("narrow", 0.5),
         encode_array_pair("words", ["uno", "due"]),
         encode_array_pair("numbers", [1, -2, 3]),
+        encode_list_pair("ids", [4, 5, 1 << 31]),
     ]
     layout = [(name, array.shape, kinds[name]) for name, array in arrays.items()]
     head, _ = encode_header(b"".join(pairs), len(pairs), layout)
@@ -57,7 +59,9 @@ def test_gguf_py_reads_what_we_write(tmp_path: Path) -> None:
         "narrow": 0.5,
         "words": ["uno", "due"],
         "numbers": [1, -2, 3],
+        "ids": [4, 5, 1 << 31],
     }
+    assert read_header(path.read_bytes()).lists == {"ids": (4, 5, 1 << 31)}
     assert [tensor.name for tensor in reader.tensors] == ["a", "b"]
     np.testing.assert_array_equal(reader.tensors[0].data, np.arange(6, dtype=np.float32).reshape(2, 3))
     np.testing.assert_array_equal(reader.tensors[1].data, np.ones((4, 5), dtype=np.float16))
@@ -113,3 +117,14 @@ def test_a_doubled_tensor_is_refused() -> None:
 def test_a_number_that_does_not_fit_is_refused() -> None:
     with pytest.raises(PenchantError):
         encode_pair("round", -1)
+
+
+def test_a_key_that_is_given_twice_is_refused_even_as_a_list() -> None:
+    for first, second in (("list", "list"), ("list", "scalar"), ("scalar", "list")):
+        pairs = [
+            encode_list_pair("ids", [number]) if kind == "list" else encode_pair("ids", number)
+            for number, kind in enumerate((first, second))
+        ]
+        head, _ = encode_header(b"".join(pairs), 2, [])
+        with pytest.raises(PenchantError, match="twice"):
+            read_header(head)

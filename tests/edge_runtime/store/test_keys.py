@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import sys
 import types
@@ -11,14 +10,32 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.store import keys
-from edge_runtime.store.keys import KeyFileWarning, create_key, key_exists, needs_passphrase, open_key
+from edge_runtime.store import keys, system_key_store
+from edge_runtime.store.keys import KeyFileWarning, KeyMethod, create_key, key_exists, needs_passphrase, open_key
 from protocol.errors import PenchantError
 
 
+@pytest.fixture(autouse=True)
+def _fast_scrypt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.function is not test_passphrase_opens_and_a_wrong_one_says_so:
+        monkeypatch.setattr(keys, "SCRYPT_COST", {"n": 2, "r": 8, "p": 1})
+
+
+def made(home: Path, method: KeyMethod = "auto", passphrase: str | None = None) -> bytes:
+    """A new home's key."""
+    create_key(home, method=method, passphrase=passphrase)
+    return only_key(home, passphrase)
+
+
+def only_key(home: Path, passphrase: str | None = None) -> bytes:
+    """The one key of a home."""
+    (key,) = open_key(home, passphrase=passphrase).candidates
+    return bytes(key)
+
+
 def test_key_file_is_private_and_opens_the_same_key(tmp_path: Path) -> None:
-    key = create_key(tmp_path, method="file")
-    assert len(key) == 32 and open_key(tmp_path) == key
+    key = made(tmp_path, "file")
+    assert len(key) == 32 and only_key(tmp_path) == key
     assert key.hex() not in (tmp_path / "key.json").read_text()
     for name in ("key.json", "device.key"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
@@ -26,7 +43,7 @@ def test_key_file_is_private_and_opens_the_same_key(tmp_path: Path) -> None:
 
 
 def test_two_homes_have_different_keys(tmp_path: Path) -> None:
-    assert create_key(tmp_path / "a", method="file") != create_key(tmp_path / "b", method="file")
+    assert made(tmp_path / "a", "file") != made(tmp_path / "b", "file")
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -37,8 +54,8 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_passphrase_opens_and_a_wrong_one_says_so(tmp_path: Path) -> None:
-    key = create_key(tmp_path, method="passphrase", passphrase="four blue herons")
-    assert needs_passphrase(tmp_path) and open_key(tmp_path, passphrase="four blue herons") == key
+    key = made(tmp_path, "passphrase", "four blue herons")
+    assert needs_passphrase(tmp_path) and only_key(tmp_path, "four blue herons") == key
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert key not in stored and key.hex().encode() not in stored and b"herons" not in stored
     with pytest.raises(PenchantError, match=r"^Wrong passphrase for [^\n]*$") as caught:
@@ -59,17 +76,17 @@ def test_a_damaged_description_is_one_clear_line(tmp_path: Path, change: dict[st
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
-    key = create_key(tmp_path, method="file")
+    key = made(tmp_path, "file")
     with pytest.raises(PenchantError, match="already has a key"):
         create_key(tmp_path, method="passphrase", passphrase="x")
-    assert open_key(tmp_path) == key
+    assert only_key(tmp_path) == key
 
 
 def test_a_start_interrupted_before_the_description_keeps_the_first_key(tmp_path: Path) -> None:
-    key = create_key(tmp_path, method="file")
+    key = made(tmp_path, "file")
     (tmp_path / "key.json").unlink()
     assert not key_exists(tmp_path)
-    assert create_key(tmp_path, method="file") == key
+    assert made(tmp_path, "file") == key
 
 
 def test_no_device_says_how_to_get_one(tmp_path: Path) -> None:
@@ -95,8 +112,8 @@ class _Store:
 def test_auto_prefers_a_working_key_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = _Store(priority=5)
     monkeypatch.setitem(sys.modules, "keyring", store.module())
-    key = create_key(tmp_path)
-    assert list(store.kept.values()) == [key.hex()] and open_key(tmp_path) == key
+    key = made(tmp_path)
+    assert list(store.kept.values()) == [key.hex()] and only_key(tmp_path) == key
     assert not (tmp_path / "device.key").exists()
     store.kept.clear()
     with pytest.raises(PenchantError, match="no longer holds"):
@@ -106,21 +123,102 @@ def test_auto_prefers_a_working_key_store(tmp_path: Path, monkeypatch: pytest.Mo
 def test_auto_without_a_key_store_warns_and_writes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keyring", _Store(priority=0).module())
     with pytest.warns(KeyFileWarning, match="file permissions"):
-        key = create_key(tmp_path)
-    assert open_key(tmp_path) == key
+        key = made(tmp_path)
+    assert only_key(tmp_path) == key
 
 
 def test_auto_takes_a_passphrase_when_one_is_given(tmp_path: Path) -> None:
-    key = create_key(tmp_path, passphrase="x")
-    assert needs_passphrase(tmp_path) and open_key(tmp_path, passphrase="x") == key
+    key = made(tmp_path, passphrase="x")
+    assert needs_passphrase(tmp_path) and only_key(tmp_path, "x") == key
 
 
-def test_without_hard_links_the_first_key_still_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError("no links here")
+@pytest.mark.parametrize("method", ["file", "passphrase", "keyring"])
+def test_a_next_key_lies_beside_the_present_one_until_it_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: KeyMethod
+) -> None:
+    store = _Store(priority=5)
+    monkeypatch.setitem(sys.modules, "keyring", store.module())
+    passphrase = "x" if method == "passphrase" else None
+    old = made(tmp_path, method, passphrase)
+    for takes_next in (True, True, False):
+        key = open_key(tmp_path, passphrase=passphrase)
+        new = bytes(key.draw_next())
+        interrupted = open_key(tmp_path, passphrase=passphrase)
+        assert [bytes(candidate) for candidate in interrupted.candidates] == [new, old]
+        kept, lost = (new, old) if takes_next else (old, new)
+        interrupted.settle(kept)
+        assert only_key(tmp_path, passphrase) == kept
+        places = b"".join(path.read_bytes() for path in tmp_path.iterdir()) + str(store.kept).encode()
+        assert lost.hex().encode() not in places and len(store.kept) <= 1
+        old = kept
 
-    monkeypatch.setattr(os, "link", refuse)
-    key = create_key(tmp_path, method="file")
-    assert open_key(tmp_path) == key
-    with pytest.raises(FileExistsError):
-        keys._write_private(tmp_path / "key.json", b"other")
+
+@pytest.mark.parametrize("takes_next", [True, False])
+def test_a_program_killed_between_destroying_and_describing_leaves_one_key(tmp_path: Path, takes_next: bool) -> None:
+    old = made(tmp_path, "file")
+    new = bytes(open_key(tmp_path).draw_next())
+    (tmp_path / ("device.key" if takes_next else "device-2.key")).unlink()
+    key = open_key(tmp_path)
+    assert [bytes(candidate) for candidate in key.candidates] == [new if takes_next else old]
+    key.settle(key.candidates[0])
+    assert only_key(tmp_path) == (new if takes_next else old)
+
+
+def test_a_passphrase_is_set_changed_and_removed_without_a_new_key(tmp_path: Path) -> None:
+    key = made(tmp_path, "file")
+    for method, before, after in (
+        ("passphrase", None, "four blue herons"),
+        ("passphrase", "four blue herons", "five"),
+        ("file", "five", None),
+    ):
+        opened = open_key(tmp_path, passphrase=before)
+        opened.protect(method, after)  # type: ignore[arg-type]
+        assert only_key(tmp_path, after) == key and needs_passphrase(tmp_path) == (after is not None)
+        bare = any(key.hex().encode() in path.read_bytes() for path in tmp_path.iterdir())
+        assert bare == (after is None)
+        if before and after:
+            with pytest.raises(PenchantError, match="Wrong passphrase"):
+                open_key(tmp_path, passphrase=before)
+
+
+def test_leaving_the_key_store_empties_it_even_if_the_program_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _Store(priority=5)
+    monkeypatch.setitem(sys.modules, "keyring", store.module())
+    key = made(tmp_path)
+    monkeypatch.setattr(system_key_store, "delete", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        open_key(tmp_path).protect("passphrase", "x")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "keyring", store.module())
+    opened = open_key(tmp_path, passphrase="x")
+    opened.settle(opened.candidates[0])
+    assert store.kept == {} and only_key(tmp_path, "x") == key
+
+
+def test_wiping_leaves_no_key_in_our_objects(tmp_path: Path) -> None:
+    create_key(tmp_path, method="passphrase", passphrase="x")
+    key = open_key(tmp_path, passphrase="x")
+    held = key.candidates[0]
+    key.wipe()
+    assert held == bytes(32) and key.candidates == [] and not any(vars(key)[name] for name in ("_present", "_wrapping"))
+
+
+@pytest.mark.parametrize("method", ["file", "passphrase"])
+def test_a_flipped_byte_of_the_key_files_is_one_line_or_harmless(tmp_path: Path, method: KeyMethod) -> None:
+    key = made(tmp_path, method, "x")
+    for name in ("key.json", "device.key"):
+        path = tmp_path / name
+        if not path.exists():
+            continue
+        whole = path.read_bytes()
+        for position in range(len(whole)):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+            try:
+                changed = only_key(tmp_path, "x")
+            except PenchantError as error:
+                assert "\n" not in str(error)
+            else:  # a bare key has no check of its own: the vault says that it is wrong
+                assert changed == key or name == "device.key"
+        path.write_bytes(whole)
