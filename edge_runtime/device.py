@@ -129,6 +129,11 @@ class Device:
         """The owner's memories; the embedding model is loaded when a text is first embedded."""
         return Memory(self.vault, self._embedder)
 
+    @property
+    def embedder(self) -> TextEmbedder:
+        """The embedding model of memory and everything beside it."""
+        return self._embedder
+
     @cached_property
     def feedback(self) -> Feedback:
         """What the owner thinks of answers."""

@@ -32,6 +32,7 @@ from protocol.coordinates import Coordinates, mix
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
 from server.algorithms import PreferenceBases, PreferencePlan
+from server.credentials import ServerCredentials
 from server.fleet import FleetResult, FleetSettings, run_fleet
 from server.round import Progress
 from simulations.arms import (
@@ -42,7 +43,7 @@ from simulations.arms import (
     plan_jobs,
     summarise,
 )
-from simulations.homes import create_homes, fleet_roster
+from simulations.homes import create_homes
 from simulations.local_grid import LocalGrid
 from simulations.people import Person
 from simulations.report_blocks import (
@@ -133,7 +134,7 @@ def run_experiment(
         trainer = open_trainer(settings.training.top_layers)
         shape = read_model_shape(trainer.model.path)
     with watch.stage("people and their memories") as advance:
-        homes = create_homes(
+        homes, credentials = create_homes(
             people, out / "devices", epsilon_budget=float("inf"), delta=settings.delta, on_progress=advance
         )
     with watch.stage("frame from public text") as advance:
@@ -147,7 +148,7 @@ def run_experiment(
         )
         frame = Frame.from_bytes(frame.to_bytes())  # exactly what the devices will hold
     with watch.stage("federated rounds") as advance:
-        algorithm, result, grid = _federate(settings, frame, homes[: len(fleet)], out, advance)
+        algorithm, result, grid = _federate(settings, frame, homes[: len(fleet)], credentials, out, advance)
     with watch.stage("each person's own mix") as advance:
         fits = []
         for home in homes:
@@ -210,6 +211,7 @@ def _federate(
     settings: ExperimentSettings,
     frame: Frame,
     homes: Sequence[Path],
+    credentials: ServerCredentials,
     out: Path,
     advance: Callable[[float], None],
 ) -> tuple[PreferenceBases, FleetResult, LocalGrid]:
@@ -231,7 +233,7 @@ def _federate(
             advance((progress.round + progress.answered / progress.asked) / plan.rounds)
 
     try:
-        return algorithm, run_fleet(grid, fleet, out, algorithm, note, roster=fleet_roster(homes[0])), grid
+        return algorithm, run_fleet(grid, fleet, out, algorithm, note, credentials=credentials), grid
     finally:
         client_app.close_devices()
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client.enrol import enrol, pinned_roster
+from client.enrol import enrol
 from edge_runtime.device import Device
 from edge_runtime.memory.statements import Statement
+from protocol.fleet_trust import FleetAuthority
+from protocol.keys import SigningKey
+from server.credentials import ServerCredentials
 from simulations.people import Person
 
 Advance = Callable[[float], None]
@@ -20,10 +23,11 @@ def create_homes(
     epsilon_budget: float,
     delta: float,
     on_progress: Advance = lambda fraction: None,
-) -> list[Path]:
+) -> tuple[list[Path], ServerCredentials]:
     """One device per person under ``folder``, holding what they wrote and chose before the split.
 
-    Fleet members consent to share and pin the fleet's roster; newcomers share nothing.
+    Fleet members consent to share and are enrolled by an authority made for them; newcomers share nothing. Returns
+    the homes and what the fleet's server needs.
     """
     homes = [folder / f"{number:04d}" for number in range(len(people))]
     roster = []
@@ -38,14 +42,10 @@ def create_homes(
             if person.role == "fleet":
                 roster.append(device.identity.public_bytes)
         on_progress((done + 1) / len(homes))
+    authority = FleetAuthority("simulation", SigningKey.generate())
+    credentials = ServerCredentials.issue(authority, frozenset(roster))
     for person, home in zip(people, homes, strict=True):
         if person.role == "fleet":
             with Device.open(home) as device:
-                enrol(device, roster)
-    return homes
-
-
-def fleet_roster(home: Path) -> frozenset[bytes]:
-    """The roster that an enrolled device has pinned; the simulated server is given the same."""
-    with Device.open(home) as device:
-        return pinned_roster(device)
+                enrol(device, credentials.invitation, credentials.roster)
+    return homes, credentials

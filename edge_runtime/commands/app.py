@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from edge_runtime.adapters.adapter_file import NO_GUARANTEE
 from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.commands import feedback
 from edge_runtime.commands.ingest import From, Me, documents, remember_files
-from edge_runtime.commands.models import ask, chat, draft, model_info, model_list
+from edge_runtime.commands.models import ask, chat, choose, draft, model_info, model_list
 from edge_runtime.commands.profile import profile_app
 from edge_runtime.commands.serve import serve
 from edge_runtime.commands.store import export_command, import_command, passphrase_command, rotate_command
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(no_args_is_help=True, help="Models that can serve on this device.")
 app.add_typer(model_app, name="model")
+feedback_app = typer.Typer(no_args_is_help=True, help="Thumbs, edits and choices: what training can learn from.")
 
 
 @app.command(
@@ -223,32 +225,32 @@ def _receipt_line(receipt: Receipt) -> str:
     return " ".join(lines)
 
 
-for _command, _epilog in (
-    (documents, "Examples: penchant documents   |   penchant documents --forget 3fa2c1d0"),
-    (ask, 'Examples: penchant ask "What is my dog called?"   |   penchant ask "Name three teas" -k 0'),
-    (draft, "Example: penchant draft 'Tell Ines that the kiln shelf broke'"),
-    (chat, "Examples: penchant chat   |   in it: remember that I am allergic to walnuts, /new, /quit"),
-    (serve, "Examples: penchant serve --open   |   penchant serve --port 0 --json"),
-):
-    app.command(epilog=_epilog)(_command)
-for _name, _command, _epilog in (
-    ("export", export_command, "Examples: penchant export me.penchant   |   penchant export me.penchant --move"),
-    ("import", import_command, "Example: penchant import me.penchant --home ~/penchant"),
-    ("passphrase", passphrase_command, "Examples: penchant passphrase   |   penchant passphrase --remove"),
-    ("rotate", rotate_command, "Example: penchant rotate"),
-):
-    app.command(_name, epilog=_epilog)(_command)
+_COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., None], str], ...] = (
+    (app, "documents", documents, "Examples: penchant documents   |   penchant documents --forget 3fa2c1d0"),
+    (app, "ask", ask, 'Examples: penchant ask "What is my dog called?"   |   penchant ask "Name three teas" -k 0'),
+    (app, "draft", draft, "Example: penchant draft 'Tell Ines that the kiln shelf broke'"),
+    (app, "choose", choose, "Example: penchant choose 'What shall we cook?' 'Walnut bread' 'Lentil soup'"),
+    (app, "chat", chat, "Examples: penchant chat   |   in it: remember that I am allergic to walnuts, /new, /quit"),
+    (app, "serve", serve, "Examples: penchant serve --open   |   penchant serve --port 0 --json"),
+    (app, "export", export_command, "Examples: penchant export me.penchant   |   penchant export me.penchant --move"),
+    (app, "import", import_command, "Example: penchant import me.penchant --home ~/penchant"),
+    (app, "passphrase", passphrase_command, "Examples: penchant passphrase   |   penchant passphrase --remove"),
+    (app, "rotate", rotate_command, "Example: penchant rotate"),
+    (feedback_app, "up", feedback.up, "Examples: penchant feedback up   |   penchant feedback up 'short and right'"),
+    (feedback_app, "down", feedback.down, "Example: penchant feedback down 'too long' --turn 12"),
+    (feedback_app, "edit", feedback.edit, "Example: penchant feedback edit 'Your dog is called Bruno.'"),
+    (
+        feedback_app,
+        "choose",
+        feedback.choose,
+        "Example: penchant feedback choose 'A tea?' 'Green.' 'There are many.'",
+    ),
+    (feedback_app, "remove", feedback.remove, "Example: penchant feedback remove --preference 3"),
+    (feedback_app, "list", feedback.list_feedback, "Example: penchant feedback list --json"),
+    (model_app, "list", model_list, "Example: penchant model list"),
+    (model_app, "info", model_info, "Examples: penchant model info   |   penchant model info ./other.gguf"),
+)
+for _group, _name, _command, _epilog in _COMMANDS:
+    _group.command(_name, epilog=_epilog)(_command)
 app.add_typer(profile_app, name="profile")
-feedback_app = typer.Typer(no_args_is_help=True, help="Thumbs, edits and choices: what training can learn from.")
-for _name, _command, _epilog in (
-    ("up", feedback.up, "Examples: penchant feedback up   |   penchant feedback up 'short and right'"),
-    ("down", feedback.down, "Example: penchant feedback down 'too long' --turn 12"),
-    ("edit", feedback.edit, "Example: penchant feedback edit 'Your dog is called Bruno.'"),
-    ("choose", feedback.choose, "Example: penchant feedback choose 'Name a tea' 'Green.' 'There are many teas.'"),
-    ("remove", feedback.remove, "Example: penchant feedback remove --preference 3"),
-    ("list", feedback.list_feedback, "Example: penchant feedback list --json"),
-):
-    feedback_app.command(_name, epilog=_epilog)(_command)
 app.add_typer(feedback_app, name="feedback")
-model_app.command("list", epilog="Example: penchant model list")(model_list)
-model_app.command("info", epilog="Examples: penchant model info   |   penchant model info ./other.gguf")(model_info)

@@ -114,6 +114,40 @@ def chat(
 
 
 @one_line_errors
+def choose(
+    question: Annotated[str, typer.Argument(help="What is to be decided.")],
+    options: Annotated[list[str], typer.Argument(help="Two answers or more.")],
+    k: MemoryCount = 3,
+    model: ModelName = "smollm2-135m",
+    threads: Threads = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank answers by what you said you like and dislike; nothing is sent or stored."""
+    from edge_runtime.answering.choosing import choose as ranked_options
+    from edge_runtime.answering.planner import recall_floor
+
+    with opened_device(home, create=True) as device, _opened_engine(model, threads, device) as engine:
+        # a dislike is often about an option and not about the question
+        query = " ".join([question, *options])
+        sources = device.memory.recall(query, k=k, floor=recall_floor(question)) if k else []
+        ranked = ranked_options(engine, device.embedder, question, options, [one.item.text for one in sources])
+    if as_json:
+        print_json(
+            {
+                "question": question,
+                "options": [asdict(one) for one in ranked],
+                "sources": [recalled_json(one) for one in sources],
+            }
+        )
+        return
+    rows = [(place, one.option, f"{one.likelihood:.2f}", f"{one.leaning:+.2f}") for place, one in enumerate(ranked, 1)]
+    print_table("What suits you", ("", "option", "likelihood", "leaning"), rows)
+    for source in sources:
+        typer.secho(f"  from {source_line(source)}", dim=True)
+
+
+@one_line_errors
 def model_list(as_json: AsJson = False) -> None:
     """Models at hand: the bundled one in each of its forms."""
     from edge_runtime.models.catalogue import BUNDLED_NAME, BUNDLED_SHA256, cache_folder
@@ -192,9 +226,11 @@ def _opened_engine(model: str, threads: int | None, device: Device) -> Iterator[
     from edge_runtime.adapters.log import AdapterLog
     from edge_runtime.engine.engine import Engine
     from edge_runtime.models.catalogue import find_model
+    from edge_runtime.models.resources import suggest_resources
 
+    fits = suggest_resources()
     with Console(stderr=True).status("Loading the model"):
-        engine = Engine.open(find_model(model), threads=threads)
+        engine = Engine.open(find_model(model), context_tokens=fits.context_tokens, threads=threads or fits.threads)
     with engine:
         live = AdapterLog(device.vault).live()
         if live:

@@ -4,16 +4,17 @@ Retrieval. All preferences of a topic are one person's memories; every question 
 preference that it belongs to (peer: BM25 alone). A harder case than life, since fifty preferences about one topic are
 all near every question; so also people who hold one preference of each topic (`one_of_each`).
 
-Choice. The four short answers to a question are scored by the bundled model: the highest mean log-probability per token
-wins. Without memory, with what recall finds first in the memory of a person with one preference of each topic, with the
-right preference (upper bound), and with a stranger's preference of the same topic (control). Every condition has the
-same layout: three worked turns of advice; with a preference, the answer begins by restating it.
+Choice. The four short answers to a question are ranked by `answering/choosing.py`: the bundled model's mean
+log-probability per token plus how far each leans towards what the preference likes and away from what it dislikes.
+Without memory (likelihood alone), with what recall finds first in the memory of a person with one preference of each
+topic, with the right preference (upper bound), and with a stranger's preference of the same topic (control). The four
+topics that are first by name, on which the weight was chosen, are left out of the figures.
 
-That layout won on four topics (124 questions, by name the first four) which are left out of the figures: .460 against
-.403 without a preference. Tried and worse: the notes of `answering.py` .444 against .411; the preference as a turn
-before .427; restated without worked turns .411 against .355; notes with worked turns of advice .427; all four answers
-listed and asked to choose .331 against .339. What the preference adds to each answer's log-probability alone (its
-pointwise information) chooses at chance, .22 to .27: a model of this size reads "I hate X" as a reason to say X.
+Letting the model read the preference does not do it. Of several layouts on the tuning topics (124 questions) the best,
+which restates the preference before the answer, chose right in .460 against .403 without; on the other eight topics
+(248 questions) the difference was .016 [-.035, .068] with the recalled preference, and a stranger's helped as much.
+What a preference adds to an answer's log-probability alone chooses at chance: a model of this size reads "I hate X" as
+a reason to say X.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from typing import Final
 
 import numpy as np
 
+from edge_runtime.answering.choosing import choose
 from edge_runtime.answering.planner import recall_floor
 from edge_runtime.device import SharedEmbedder
-from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.engine import Engine
 from edge_runtime.memory.memory import Memory, TextEmbedder
 from edge_runtime.memory.ranking import RANKERS
@@ -43,17 +44,11 @@ from simulations.datasets import DATA_VARIABLE
 from simulations.prefeval import PreferenceQuestion, load_prefeval
 from simulations.statistics import mean_interval
 
-TUNING_TOPICS: Final = 4  # by name; the layout was chosen on them
+TUNING_TOPICS: Final = 4  # by name; the weight of the leaning was chosen on them
 DEFAULT_QUESTIONS: Final = 200
 CONDITIONS: Final = ("none", "recalled", "right", "stranger")
 _CONTEXT_TOKENS: Final = 1024
 _SAID: Final = "2025-01-01"
-_SYSTEM: Final = "You are a helpful assistant."
-_ADVICE: Final = (
-    ("I hate cinnamon.", "Which dessert should I bake?", "Bake a lemon tart."),
-    ("I get seasick on boats.", "How should I travel to the island?", "Take the small plane to the island."),
-    ("I prefer books on paper to screens.", "How can I read more this year?", "Carry a paperback with you."),
-)
 
 
 def run(
@@ -171,11 +166,10 @@ def choices(
         found.append(recalled[row] == row.preference)
         stranger = generator.choice([other.preference for other in topics[row.topic] if other != row])
         shown = {"none": "", "recalled": recalled[row], "right": row.preference, "stranger": stranger}
-        order = generator.sample(range(len(row.options)), len(row.options))
-        options = [row.options[at] for at in order]
-        best = {preference: choose(engine, row.question, preference, options) for preference in set(shown.values())}
+        options = generator.sample(row.options, len(row.options))
         for condition, preference in shown.items():
-            right[condition].append(order[best[preference]] == 0)
+            ranked = choose(engine, embedder, row.question, options, [preference] if preference else [])
+            right[condition].append(ranked[0].option == row.options[0])
         on_progress("choice", (done + 1) / len(asked))
     return _choice_cases(right, _mean(found))
 
@@ -197,28 +191,6 @@ def recall_first(
                 found = memory.recall(row.question, k=1, floor=recall_floor(row.question))
                 first[row] = found[0].item.text if found else ""
     return first
-
-
-def choose(engine: Engine, question: str, preference: str, options: Sequence[str]) -> int:
-    """Index of the option with the highest mean log-probability per token after the question."""
-    prompt = engine.tokenise(prompt_of(engine, question, preference))
-    scored = engine.score(prompt, [engine.tokenise(f" {option}", special=False) for option in options])
-    return int(np.argmax([logs.mean() for logs in scored]))
-
-
-def prompt_of(engine: Engine, question: str, preference: str) -> str:
-    """The chat up to where the suggestion begins; without `preference` nothing is restated, in the worked turns too."""
-    turns = [ChatMessage("system", _SYSTEM)]
-    for told, asked, advice in _ADVICE:
-        turns += [
-            ChatMessage("user", asked),
-            ChatMessage("assistant", f"{_opening(told if preference else '')} {advice}"),
-        ]
-    return engine.chat_prompt([*turns, ChatMessage("user", question)]) + _opening(preference)
-
-
-def _opening(preference: str) -> str:
-    return f"You told me: {preference} So I suggest:" if preference else "I suggest:"
 
 
 def _choice_cases(right: Mapping[str, Sequence[bool]], found: float) -> dict[str, Case]:

@@ -39,6 +39,8 @@ from protocol.messages import (
     AdvertiseReply,
     CollectReply,
     CollectRequest,
+    ConfirmReply,
+    ConfirmRequest,
     RoundTask,
     ShareReply,
     ShareRequest,
@@ -176,6 +178,11 @@ def secure_round(task: RoundTask, keys: list[SigningKey], contributions: Sequenc
         state, reply = secure_sum.mask(DeviceRound.from_bytes(saved), request, contributions[person])
         return state, reply.to_bytes()
 
+    def confirm(person: int, saved: bytes, data: bytes) -> tuple[DeviceRound, bytes]:
+        request = ConfirmRequest.from_bytes(data)
+        state, reply = secure_sum.confirm(DeviceRound.from_bytes(saved), request, keys[person])
+        return state, reply.to_bytes()
+
     def unmask(person: int, saved: bytes, data: bytes) -> tuple[DeviceRound, bytes]:
         state, reply = secure_sum.unmask(DeviceRound.from_bytes(saved), UnmaskRequest.from_bytes(data))
         return state, reply.to_bytes()
@@ -183,6 +190,7 @@ def secure_round(task: RoundTask, keys: list[SigningKey], contributions: Sequenc
     app.query("advertise")(lambda message, context: answer(message, context, advertise))
     app.query("share")(lambda message, context: answer(message, context, share))
     app.train("collect")(lambda message, context: answer(message, context, collect))
+    app.query("confirm")(lambda message, context: answer(message, context, confirm))
     app.query("unmask")(lambda message, context: answer(message, context, unmask))
     grid = LocalGrid(app, [Path(str(person)) for person in range(len(keys))])
     node_of = {key.public_bytes: FIRST_DEVICE_NODE_ID + person for person, key in enumerate(keys)}
@@ -223,9 +231,16 @@ def secure_round(task: RoundTask, keys: list[SigningKey], contributions: Sequenc
         {node_of[identity]: request for identity, request in requests.items()},
         lambda identity, data: server.add_masked(identity, CollectReply.from_bytes(data)),
     )
+    listed = timed(lambda: server.close_collect().to_bytes())
+    if server.graph.needs_confirmation:
+        gather(
+            "confirm",
+            dict.fromkeys(everybody, listed),
+            lambda identity, data: server.add_confirmation(identity, ConfirmReply.from_bytes(data)),
+        )
     gather(
         "unmask",
-        dict.fromkeys(everybody, timed(lambda: server.close_collect().to_bytes())),
+        dict.fromkeys(everybody, timed(lambda: server.close_confirm().to_bytes())),
         lambda identity, data: server.add_unmask(identity, UnmaskReply.from_bytes(data)),
     )
     total = timed(server.recover_sum)

@@ -56,7 +56,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     """Everybody's device, with an embedder that needs no model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device_module, "_default_embedder", HashingEmbedder)
-        yield create_homes(PEOPLE, tmp_path_factory.mktemp("homes"), epsilon_budget=1.0, delta=1e-5)
+        yield create_homes(PEOPLE, tmp_path_factory.mktemp("homes"), epsilon_budget=1.0, delta=1e-5)[0]
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from edge_runtime.models.catalogue import ModelFile, ModelShape
 from protocol.accounting import Accountant
 from protocol.frames import Frame
 from protocol.round_plan import RoundPlan
-from server.fleet import FleetResult, run_fleet
+from server.fleet import FleetResult
 from simulations.experiment import ExperimentSettings, PersonalFit, _adapters
 from simulations.report_blocks import privacy_block, round_log
-from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions, settings_of
+from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions, run_fleet, settings_of
 
 DELTA, PEOPLE = 1e-5, 5
 SHAPE = ModelShape(architecture="llama", layers=1, width=5, heads=1, kv_heads=1)

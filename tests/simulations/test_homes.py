@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from client.enrol import pinned_roster
+from client.enrol import pinned_fleet
 from edge_runtime import device as device_module
 from edge_runtime.device import Device
 from protocol.errors import PenchantError
-from simulations.homes import create_homes, fleet_roster
+from simulations.homes import create_homes
 from simulations.people import Person
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.simulations.people_help import invented_people
@@ -24,7 +24,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(folder: Path, people: list[Person] = PEOPLE) -> list[Path]:
-    return create_homes(people, folder, epsilon_budget=3.5, delta=1e-4)
+    return create_homes(people, folder, epsilon_budget=3.5, delta=1e-4)[0]
 
 
 def test_a_device_holds_what_its_person_wrote_and_chose_before_the_split(tmp_path: Path) -> None:
@@ -53,10 +53,11 @@ def test_the_fleet_pins_exactly_the_fleet(tmp_path: Path) -> None:
             identities.append(device.identity.public_bytes)
     assert len(set(identities)) == len(PEOPLE)
     for home in homes[:3]:
-        assert fleet_roster(home) == frozenset(identities[:3])
+        with Device.open(home) as device:
+            assert pinned_fleet(device).members == frozenset(identities[:3])
     for home in homes[3:]:
         with Device.open(home) as device, pytest.raises(PenchantError, match="enrolled in no fleet"):
-            pinned_roster(device)
+            pinned_fleet(device)
 
 
 def test_progress_goes_up_to_one(tmp_path: Path) -> None:

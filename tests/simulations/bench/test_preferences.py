@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pytest
 
+from edge_runtime.answering.choosing import RankedOption
 from edge_runtime.engine.engine import Engine
+from edge_runtime.memory.memory import TextEmbedder
 from protocol.errors import PenchantError
 from simulations.bench.preferences import (
     CONDITIONS,
     choices,
-    choose,
     mixed_people,
-    prompt_of,
     recall_first,
     retrieval,
     retrieval_among_topics,
@@ -80,20 +79,6 @@ def test_a_mixed_person_holds_one_preference_of_each_topic() -> None:
     assert cases["one_of_each_first"].ours == 1.0 and cases["one_of_each_first"].more["questions"] == 12
 
 
-def test_every_condition_has_the_same_layout_and_only_its_own_preference(engine: Engine) -> None:
-    without, with_one = prompt_of(engine, "Which soup?", ""), prompt_of(engine, "Which soup?", "I hate leeks.")
-    assert without.count("<|im_start|>") == with_one.count("<|im_start|>") == 9
-    assert without.endswith("assistant\nI suggest:") and "told me" not in without
-    assert with_one.endswith("assistant\nYou told me: I hate leeks. So I suggest:") and with_one.count("told me") == 4
-
-
-def test_the_choice_is_the_highest_mean_log_probability(engine: Engine) -> None:
-    options = ["the", "another and another", "in the inn"]
-    prompt = engine.tokenise(prompt_of(engine, "Which?", ""))
-    means = [engine.score(prompt, [engine.tokenise(f" {o}", special=False)])[0].mean() for o in options]
-    assert choose(engine, "Which?", "", options) == int(np.argmax(means))
-
-
 def test_recall_is_from_the_persons_own_preferences() -> None:
     people = mixed_people(TOPICS, seed=0)
     asked = [(person, person[0]) for person in people]
@@ -105,10 +90,13 @@ def test_choices_are_paired_and_do_not_depend_on_where_the_right_one_stands(
 ) -> None:
     """A chooser that respects what it was shown: right with its preference, wrong without."""
 
-    def respectful(engine: Engine, asked: str, preference: str, options: list[str]) -> int:
-        right = next(at for at, option in enumerate(options) if option.startswith("none"))
-        avoided = preference.rsplit(" ", 1)[-1]
-        return right if avoided and avoided in asked else (right + 1) % 4
+    def respectful(
+        engine: Engine, embedder: TextEmbedder, asked: str, options: Sequence[str], statements: Sequence[str]
+    ) -> list[RankedOption]:
+        avoided = statements[0].rsplit(" ", 1)[-1] if statements else ""
+        knows = bool(avoided) and avoided in asked
+        ranked = sorted(options, key=lambda option: option.startswith("none") != knows)
+        return [RankedOption(option, 0.0, 0.0, 0.0) for option in ranked]
 
     monkeypatch.setattr("simulations.bench.preferences.choose", respectful)
     people, held_out = mixed_people(TOPICS, seed=0), frozenset(["sport"])
