@@ -63,16 +63,21 @@ def lay_out(
     role = _WITH_NOTES if notes else _WITHOUT_NOTES
     if system.strip():
         role = f"{system.strip()}\n{role}" if notes else system.strip()
-    messages = [ChatMessage("system", role)]
     if not notes:
-        return [*messages, *earlier, ChatMessage("user", question)]
+        return [ChatMessage("system", role), *earlier, ChatMessage("user", question)]
+    asked = f"{key_line}\n{question}" if key_line else question
+    return [*beginning(role), *earlier, ChatMessage("user", _notes_and_question(tuple(reversed(notes)), asked))]
+
+
+def beginning(role: str = _WITH_NOTES) -> list[ChatMessage]:
+    """How every prompt with notes begins: the system prompt and the worked turns."""
+    messages = [ChatMessage("system", role)]
     for worked_notes, worked_question, worked_answer in _WORKED_TURNS:
         messages += [
             ChatMessage("user", _notes_and_question(worked_notes, worked_question)),
             ChatMessage("assistant", worked_answer),
         ]
-    asked = f"{key_line}\n{question}" if key_line else question
-    return [*messages, *earlier, ChatMessage("user", _notes_and_question(tuple(reversed(notes)), asked))]
+    return messages
 
 
 def _notes_and_question(notes: Sequence[str], question: str) -> str:

@@ -23,7 +23,7 @@ from edge_runtime.memory.claims import claims_of
 from edge_runtime.memory.memory import TextEmbedder
 
 # What is claimed to be avoided or harmful is a dislike although the claim itself is affirmed.
-_AVERSE_ATTRIBUTES: Final = frozenset({"avoids", "allergic_to"})
+_AVERSE_ATTRIBUTES: Final = frozenset({"avoids", "allergic_to", "intolerant_to"})
 _NEGATIVE: Final = re.compile(
     r"\b(?:no|not|never|without|cannot|\w+n't|avoid\w*|dislik\w*|hat(?:e|es|ed|red)|detest\w*|avers\w*|allerg\w*|"
     r"intoleran\w*|afraid|fear\w*|phobia|anxi\w*|uncomfortable|overwhelm\w*|bor(?:ed|ing)|difficult\w*|ineffective|"

@@ -26,7 +26,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from edge_runtime.answering.answering import lay_out
+from edge_runtime.answering.answering import beginning, lay_out
 from edge_runtime.answering.audit import Audit
 from edge_runtime.answering.citing import notes_behind
 from edge_runtime.answering.evidence import Evidence, drop, gather, rank
@@ -37,6 +37,7 @@ from edge_runtime.answering.planner import Plan, drop_unplanned, plan_sources, r
 from edge_runtime.answering.rewriting import rewrite
 from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.sampling import Sampling
+from edge_runtime.profile.profile import ProfileLine
 from protocol.errors import PenchantError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ DEFAULT_ANSWER_TOKENS: Final = 160
 DEFAULT_SAMPLING: Final = Sampling(temperature=0.0, repeat_penalty=1.1)
 _CANDIDATES_PER_MEMORY: Final = 4
 _PROFILE_LINES: Final = 4
+_ENTITIES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,14 @@ class Assistant:
                 candidates = gather(audit.query, found)
         with audit.timed("summarise"):
             lines = self._device.profile.prompt_lines(audit.query, limit=_PROFILE_LINES) if stages.summarise else []
+            if stages.summarise and not candidates:  # how often it came up is then all that is known of it
+                named = self._device.entities.for_question(audit.query)[:_ENTITIES]
+                lines += [
+                    ProfileLine(
+                        f"entity:{one.id}", f"{one.name}: mentioned {one.count} times, last on {one.last_seen}."
+                    )
+                    for one in named
+                ]
         with audit.timed("plan"):
             rules = [line for line in lines if line.id.startswith("rule:")]
             facts = [line for line in lines if line not in rules]
@@ -248,6 +258,14 @@ class Assistant:
 
     # ---- the last stage
 
+    def _warm(self) -> None:
+        """Brings back what the model computed for the beginning of every prompt with notes, or keeps it, encrypted: a
+        new start of the program does not read it again."""
+        engine, states = self._engine, self._device.states
+        begun = engine.tokenise(engine.chat_prompt(beginning(), continue_assistant=False))
+        if not engine.restore_prefix(states, begun):
+            engine.save_prefix(states, begun)
+
     def _generate(
         self,
         draft: _Draft,
@@ -260,7 +278,11 @@ class Assistant:
         conversations, audit = self._device.conversations, draft.audit
         if conversation is not None:
             conversations.add(conversation, "user", question)
-        raw = self._engine.generate(prompt, max_tokens=options.max_tokens, sampling=options.sampling)
+        if draft.notes and not draft.system and not draft.rules:
+            self._warm()
+        raw = self._engine.generate(
+            prompt, max_tokens=options.max_tokens, sampling=options.sampling, lookup=bool(draft.notes)
+        )
         text, audit.stopped = "", True
         try:
             with audit.timed("generate"):

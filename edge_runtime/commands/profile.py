@@ -201,11 +201,32 @@ def rebuild(home: Home = None, as_json: AsJson = False) -> None:
     with opened_device(home, create=False) as device:
         attributes = device.profile.rebuild(device.memory)
         proposed = device.profile.propose_rules(device.feedback.preferences())
+        device.entities.observe(device.memory.items())
     _done(
         as_json,
         {"attributes": attributes, "proposed_rules": proposed},
         f"{attributes} attributes; {proposed} new rules proposed (inactive until you switch them on).",
     )
+
+
+@profile_app.command(epilog="Example: penchant profile interests --json")
+@one_line_errors
+def interests(
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=100, help="At most this many.")] = 10,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whom and what you speak of most, recent mentions counting more; names only, no text."""
+    with opened_device(home, create=False) as device:
+        device.entities.observe(device.memory.items())
+        found = device.entities.top(count)
+    if as_json:
+        print_json({"interests": [asdict(one) for one in found]})
+    elif not found:
+        typer.echo("Nothing is mentioned often enough yet.")
+    else:
+        rows = [(one.name, one.kind, one.count, one.last_seen) for one in found]
+        print_table("What you speak of", ("name", "kind", "memories", "last"), rows)
 
 
 def _at_terminal() -> bool:

@@ -26,14 +26,22 @@ class RecordingEngine:
 
     def __init__(self) -> None:
         self.prompt, self.max_tokens = "", 0
+        self.kept: list[list[str]] = []  # prefixes on disk
 
-    def chat_prompt(self, messages: Sequence[ChatMessage]) -> str:
+    def chat_prompt(self, messages: Sequence[ChatMessage], *, continue_assistant: bool = True) -> str:
         return "\n".join(f"<{message.role}> {message.content}" for message in messages)
 
     def tokenise(self, text: str, *, special: bool = True) -> list[str]:
         return text.split(" ")
 
-    def generate(self, prompt: list[str], *, max_tokens: int, sampling: object) -> Iterator[str]:
+    def save_prefix(self, store: object, tokens: list[str]) -> bool:
+        self.kept.append(tokens)
+        return True
+
+    def restore_prefix(self, store: object, tokens: list[str]) -> int:
+        return len(tokens) if tokens in self.kept else 0
+
+    def generate(self, prompt: list[str], *, max_tokens: int, sampling: object, lookup: bool = False) -> Iterator[str]:
         self.prompt, self.max_tokens = " ".join(prompt), max_tokens
         yield from ("\n", " You", "r dog", " is Bruno. ")
 

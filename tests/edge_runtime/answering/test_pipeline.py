@@ -14,6 +14,8 @@ import pytest
 from edge_runtime.answering.conversations import Conversations
 from edge_runtime.answering.pipeline import AnswerOptions, Assistant, Stages
 from edge_runtime.engine.chat_template import ChatMessage
+from edge_runtime.engine.state_store import StateStore
+from edge_runtime.memory.entities import Entities
 from edge_runtime.memory.memory import Memory, TextEmbedder
 from edge_runtime.memory.statements import Statement
 from edge_runtime.store.vault import Vault
@@ -42,6 +44,8 @@ class Home:
 
     def __init__(self, vault: Vault, embedder: TextEmbedder) -> None:
         self.memory, self.conversations, self.profile = Memory(vault, embedder), Conversations(vault), FixedProfile()
+        self.entities = Entities(vault)
+        self.states = StateStore(vault, vault.path.parent / "states", 1 << 24)
 
 
 @pytest.fixture
@@ -335,3 +339,31 @@ def test_the_bundled_model_answers_from_memory(home: Home) -> None:
     assert "bruno" not in without
     right = sum(cited[question][:1] == (f"memory:{number}",) for number, (question, _) in enumerate(QUESTIONS, 1))
     assert right >= len(QUESTIONS) - 1, cited
+
+
+def test_the_common_beginning_is_kept_once_and_begins_every_prompt_with_notes(
+    home: Home, assistant: Assistant, engine: RecordingEngine
+) -> None:
+    home.memory.remember("My dog is called Bruno")
+    for question in ("What is my dog called?", "Is Bruno a dog or a cat?"):
+        "".join(assistant.stream(question).pieces)
+        (kept,) = engine.kept
+        assert engine.prompt.startswith(" ".join(kept) + "\n") and "Bruno" not in " ".join(kept)
+    "".join(assistant.stream("Name three teas").pieces)
+    assert len(engine.kept) == 1
+
+
+def test_an_entity_that_nothing_is_found_about_adds_a_line_without_text(
+    home: Home, assistant: Assistant, engine: RecordingEngine
+) -> None:
+    items = [
+        home.memory.remember(f"I met Anton at the harbour, day {number}", said_at=f"2025-03-0{number}")
+        for number in (1, 2, 3)
+    ]
+    home.entities.observe(items)
+    home.memory.forget_traces([item.id for item in items], lambda text: False)
+    stream = assistant.stream("Do I know Anton well?")
+    "".join(stream.pieces)
+    (line,) = [source for source in stream.sources if source.id.startswith("entity:")]
+    assert line.text == "Anton: mentioned 3 times, last on 2025-03-03." and "harbour" not in engine.prompt
+    assert line.text in engine.prompt

@@ -58,8 +58,11 @@ class ScriptedEngine:
     def detokenise(self, tokens: Sequence[str], *, special: bool = False) -> str:
         return "".join(tokens)
 
-    def chat_prompt(self, messages: Sequence[ChatMessage]) -> str:
+    def chat_prompt(self, messages: Sequence[ChatMessage], *, continue_assistant: bool = True) -> str:
         return "\n".join(f"<{message.role}> {message.content}" for message in messages)
+
+    def restore_prefix(self, store: Any, tokens: Sequence[str]) -> int:
+        return len(tokens)
 
     def generate(self, prompt: Sequence[str], *, max_tokens: int, sampling: Any, **_: Any) -> Iterator[str]:
         if len(prompt) >= self.context_tokens:

@@ -113,7 +113,7 @@ def test_bad_input_is_one_line_and_exit_code_2(own_home: Path, monkeypatch: pyte
     fails_with("No device", "forget", "1")
     fails_with("No device", "ledger")
     assert not own_home.exists()
-    fails_with("either a text or --file", "remember")
+    fails_with("either a text, --file or --from", "remember")
     fails_with("Cannot read", "remember", "--file", str(own_home / "missing"))
     run("remember", "I play the cello")
     fails_with("YYYY-MM-DD", "remember", "x", "--date", "14.3.2025")
@@ -178,7 +178,9 @@ def test_chat_as_json_is_one_object_per_line() -> None:
 
 def test_ctrl_c_stops_an_answer_and_not_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(NamedEngine):
-        def generate(self, prompt: list[str], *, max_tokens: int, sampling: object) -> Iterator[str]:
+        def generate(
+            self, prompt: list[str], *, max_tokens: int, sampling: object, lookup: bool = False
+        ) -> Iterator[str]:
             yield "Your dog"
             raise KeyboardInterrupt
 
