@@ -1,8 +1,9 @@
-"""The Flower ClientApp of a device: five messages, each answered from what lies in the device's vault.
+"""The Flower ClientApp of a device: six messages, each answered from what lies in the device's vault.
 
 A message may reach a fresh process, so nothing is kept in memory between messages; opened vaults are cached
 only to save time. Training is imported by nobody but the collect stage. Whatever goes wrong, the server gets
-a `Refusal` that names a reason and nothing else.
+a `Refusal` that names a reason and nothing else; what exactly was wrong stays in this device's log, because it may
+tell the owner's budget or rules.
 
 Run configuration: the home comes from the node configuration `device-home`, else from the run configuration
 `devices` (a folder) and the node's `partition-id`: `<devices>/<0042>`.
@@ -28,7 +29,6 @@ from protocol.errors import BudgetExceeded, PenchantError, ProtocolError
 from protocol.messages import Refusal, RefusalReason
 
 RECORD, FIELD = "m", "cbor"
-MAXIMUM_REFUSAL_TEXT = 400
 
 log = logging.getLogger("penchant.client")
 app = ClientApp()
@@ -86,17 +86,16 @@ def respond(message: Message, context: Context, stage: Callable[[Device, bytes],
     try:
         data = stage(device_for(context), _payload(message))
     except BudgetExceeded as error:
-        data = _refusal(RefusalReason.BUDGET, str(error))
+        data = _refusal(RefusalReason.BUDGET, error)
     except stages.DeclinedError as error:
-        data = _refusal(error.reason, str(error))
+        data = _refusal(error.reason, error)
     except ProtocolError as error:
-        data = _refusal(RefusalReason.STAGE, str(error))
+        data = _refusal(RefusalReason.STAGE, error)
     except PenchantError as error:
-        data = _refusal(RefusalReason.INTERNAL, str(error))
+        data = _refusal(RefusalReason.INTERNAL, error)
     except Exception as error:
-        # An unknown error's text may hold a person's words: the server learns only that there was one.
         log.warning("a round stage failed on this device: %s", type(error).__name__, exc_info=True)
-        data = _refusal(RefusalReason.INTERNAL, "the device could not finish this stage")
+        data = Refusal(reason=RefusalReason.INTERNAL).to_bytes()
     return Message(RecordDict({RECORD: ConfigRecord({FIELD: data})}), reply_to=message)
 
 
@@ -124,6 +123,12 @@ def collect(message: Message, context: Context) -> Message:
     return respond(message, context, lambda device, data: stages.collect(device, data, work_factory))
 
 
+@app.query("confirm")
+def confirm(message: Message, context: Context) -> Message:
+    """Sign the list of survivors."""
+    return respond(message, context, stages.confirm)
+
+
 @app.query("unmask")
 def unmask(message: Message, context: Context) -> Message:
     """Reveal one share per neighbour, and forget this round's secrets."""
@@ -140,5 +145,6 @@ def _payload(message: Message) -> bytes:
     return data
 
 
-def _refusal(reason: RefusalReason, text: str) -> bytes:
-    return Refusal(reason=reason, text=text[:MAXIMUM_REFUSAL_TEXT]).to_bytes()
+def _refusal(reason: RefusalReason, error: PenchantError) -> bytes:
+    log.info("this device takes no part (%s): %s", reason.value, error)
+    return Refusal(reason=reason).to_bytes()

@@ -1,11 +1,12 @@
 """How far this device is in each round, kept in its vault, so that any message may meet a fresh process.
 
 For every round the vault holds the task, the device's secret state and, per stage, the digest of the request
-with the reply that was given. From that follow the three rules of this file:
+with the reply that was given. From that follow the four rules of this file:
 
 - the same request again gets the same bytes again (a server that crashed may ask once more and learns nothing
   new);
 - another request for a stage that has been answered is refused;
+- rounds of a run only go forward: a round or attempt older than the newest known here is a replay;
 - secrets live no longer than the round: the state is deleted with the last reply, and when a later round of
   the run opens.
 """
@@ -72,8 +73,8 @@ class RoundProgress:
     def open(self, task: RoundTask, request: bytes, result: StageResult) -> None:
         """Begin a round: keep its task, state and first reply; destroy the secrets of rounds it replaces.
 
-        Raises ProtocolError if this (run, round, attempt) is known already: two tasks under one name, or a
-        replay.
+        Raises ProtocolError if this (run, round, attempt) is known already (two tasks under one name, or a replay),
+        or older than one that is.
         """
         digest = task.digest()
         now = datetime.now(UTC)
@@ -85,6 +86,12 @@ class RoundProgress:
             ).fetchone()
             if known is not None:
                 raise ProtocolError("this round and attempt is known already: a new attempt needs a new number")
+            newer = connection.execute(
+                "SELECT 1 FROM federated_rounds WHERE run_id=? AND (round, attempt) > (?,?)",
+                (task.run_id, task.round, task.attempt),
+            ).fetchone()
+            if newer is not None:
+                raise ProtocolError("this round is older than one that this device has seen: rounds go forward")
             older = "SELECT task_digest FROM federated_rounds WHERE run_id=? OR opened<?"
             where = (task.run_id, abandoned)
             connection.execute(f"DELETE FROM federated_replies WHERE task_digest IN ({older})", where)

@@ -13,6 +13,7 @@ import numpy as np
 
 from protocol.errors import ProtocolError
 from protocol.frames import Vector
+from protocol.plain_cbor import read_plain
 
 _FORMAT = "penchant-coordinates-1"
 
@@ -47,7 +48,7 @@ class Coordinates:
     def from_bytes(data: bytes, *, frame_sha256: str, dimension: int) -> Coordinates:
         """Parse a release and check that it belongs to this frame. Raises ProtocolError."""
         try:
-            body = cbor2.loads(data)
+            body = read_plain(data)
             count, width = (int(n) for n in body["shape"])
             if body["format"] != _FORMAT or body["frame"] != frame_sha256 or width != dimension:
                 raise ProtocolError("this release was made for another frame; fetch the fleet's current one")

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import ProtocolError
+from protocol.plain_cbor import read_plain
 
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
@@ -105,7 +106,7 @@ class Frame:
         if len(data) > MAX_FRAME_BYTES:
             raise ProtocolError(f"the frame is larger than {MAX_FRAME_BYTES} bytes")
         try:
-            body = cbor2.loads(data)
+            body = read_plain(data)
             if body["format"] != _FORMAT:
                 raise ProtocolError("this is not a frame of a known format")
             rank = int(body["rank"])

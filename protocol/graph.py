@@ -18,6 +18,14 @@ COMPLETE_UP_TO = 64
 MINIMUM_THRESHOLD = 2
 
 
+def quorum(count: int) -> int:
+    """The fewest of `count` devices of which two sets share more than a tenth of all: floor(11 count / 20) + 1.
+
+    With at most a tenth colluding, what two quorums did, one honest device did twice (see `survivor_list`).
+    """
+    return 11 * count // 20 + 1
+
+
 @dataclass(frozen=True)
 class Graph:
     """Neighbour graph over indices 0 .. size-1. Build it with `Graph.over`."""
@@ -41,6 +49,11 @@ class Graph:
         if scaled > fitting:
             raise ProtocolError(f"{size} devices are too few to share secrets among; at least 3 are needed")
         return Graph(size=size, seed=seed, degree=fitting, threshold=scaled)
+
+    @property
+    def needs_confirmation(self) -> bool:
+        """Whether survivors must sign the list of survivors before anybody reveals a share (see `survivor_list`)."""
+        return self.threshold < quorum(self.degree)
 
     @cached_property
     def _circle(self) -> tuple[list[int], list[int]]:
@@ -76,18 +89,6 @@ class GraphPlan:
     survivors_needed: int
     abort_probability: float
     leak_probability: float
-
-    @property
-    def withstands_split_view(self) -> bool:
-        """Whether two halves of a device's neighbours, told different lists of survivors, can never give both
-        secrets.
-
-        Needs 2 * threshold > degree, so no more than half of the neighbours may vanish after the roster
-        stands: a third at one stage fits, a third at each of two stages (5/9 in all) does not. No protocol
-        has both against a server that controls the network, because to each half the other half looks
-        vanished.
-        """
-        return 2 * self.threshold > self.degree
 
 
 def plan_graph(

@@ -1,14 +1,13 @@
 """Everything that crosses the wire in a round: strict, bounded, with exactly one encoding per message.
 
-A round has four questions after an optional setup, each answered by every device still there:
+A round has five questions after an optional setup, each answered by every device still there:
 
-    Setup     which artefacts do you hold?             (may carry the missing ones, keyed by SHA-256)
-    Advertise here is the task; your keys, please      -> two X25519 keys, signed with the device's Ed25519
-    identity
+    Setup     which artefacts do you hold?             (may carry the missing ones, each with its signed statement)
+    Advertise here is the signed task; your keys?      -> two X25519 keys, signed with the device's Ed25519 identity
     Share     here are everybody's signed keys         -> one sealed box of Shamir shares per neighbour
     Collect   here are the boxes addressed to you      -> the masked, noisy, integer vector
-    Unmask    these survived, those dropped            -> for each neighbour ONE share: of its seed, or of its
-    mask key
+    Confirm   these survived, those dropped            -> a signature over exactly that (see `survivor_list`)
+    Unmask    the same, and who signed it              -> for each neighbour ONE share: of its seed, or of its mask key
 
 Devices are named by their *index* in the roster: the position of their identity key among all identity keys
 of the round in ascending byte order. Messages travel as canonical CBOR; `from_bytes` refuses any other
@@ -16,14 +15,15 @@ encoding of the same content, so equal messages are equal bytes and a digest nam
 """
 
 import hashlib
-import io
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
 import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from protocol.distributed_noise import Mechanism
 from protocol.errors import ProtocolError
+from protocol.plain_cbor import read_plain
 
 MAXIMUM_COHORT = 65_536
 MAXIMUM_DIMENSION = 1 << 24
@@ -36,6 +36,7 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9.
 Index = Annotated[int, Field(ge=0, lt=MAXIMUM_COHORT)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Indices = Annotated[tuple[Index, ...], Field(max_length=MAXIMUM_COHORT, strict=False)]
+SignedDocument = Annotated[bytes, Field(min_length=65, max_length=4 * KIB)]  # signature 64, then the document
 SealedBox = Annotated[bytes, Field(min_length=94, max_length=94)]  # nonce 12 + two shares of 33 + tag 16
 Share33 = Annotated[bytes, Field(min_length=33, max_length=33)]
 
@@ -60,11 +61,10 @@ class Message(BaseModel):
         if len(data) > cls.maximum_bytes:
             raise ProtocolError(_too_large(cls.__name__, len(data), cls.maximum_bytes))
         try:
-            stream = io.BytesIO(data)
-            fields = cbor2.CBORDecoder(stream).decode()
-            if not isinstance(fields, dict) or cbor2.dumps(fields, canonical=True) != data:
-                raise ProtocolError(f"{cls.__name__}: not a canonical CBOR map; the sender runs another version")
-            return cls.model_validate(fields)
+            message = cls.model_validate(read_plain(data))
+            if message.to_bytes() != data:  # also: a field left out because its default would do
+                raise ProtocolError(f"{cls.__name__}: not the canonical encoding; the sender runs another version")
+            return message
         except ProtocolError:
             raise
         except ValidationError as error:
@@ -82,13 +82,18 @@ def _too_large(name: str, size: int, limit: int) -> str:
 class RoundTask(Message):
     """All public parameters of one attempt at one round; both sides derive the mechanism from it alone.
 
+    `fleet_id` and the `roster_serial` of the members' list that the round is for: a device takes part only if both
+    are those it has pinned, so a task without a fleet ("", a benchmark of the sum alone) reaches no device.
     `dimension` is the length of one coordinate theta, `basis_count` the number K of bases; the update has
     `update_dimension` values. `clip_norm` bounds the update's L2 norm, `noise_multiplier` is z (0 = no noise,
     and every report says so), `minimum_survivors` the smallest cohort for which the noise suffices: fewer,
     and no device unmasks. `scale` is integers per unit, `graph_degree`/`graph_threshold` the plan for
-    `cohort_size` devices.
+    `cohort_size` devices. `mechanism` names the noise; a person's participations start at least `spacing` rounds apart
+    and upload `strategy` times one vector in consecutive rounds (`matrix_factorisation`; (1.0,): once).
     """
 
+    fleet_id: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:-]*$")] = ""
+    roster_serial: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     run_id: Name
     round: Annotated[int, Field(ge=0, lt=1 << 31)]
     attempt: Annotated[int, Field(ge=0, lt=1 << 16)] = 0
@@ -108,6 +113,9 @@ class RoundTask(Message):
     graph_degree: Annotated[int, Field(ge=2, lt=MAXIMUM_COHORT)]
     graph_threshold: Annotated[int, Field(ge=2, lt=MAXIMUM_COHORT)]
     delta: Annotated[Finite, Field(gt=0.0, lt=1.0)]
+    mechanism: Mechanism = "skellam"
+    spacing: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    strategy: Annotated[tuple[Finite, ...], Field(max_length=64, strict=False)] = (1.0,)
     settings: Annotated[dict[Name, int | Finite | Annotated[str, Field(max_length=4096)]], Field(max_length=64)] = (
         Field(default_factory=dict)
     )
@@ -121,6 +129,10 @@ class RoundTask(Message):
         if 4 * self.graph_threshold < self.graph_degree:
             # A quarter of the neighbours is the fewest that a device lets decide over its secrets.
             raise ValueError("graph_threshold is below a quarter of graph_degree")
+        if not self.strategy or self.strategy[0] != 1.0 or not all(0.0 < c <= 1.0 for c in self.strategy):
+            raise ValueError("strategy is coefficients in (0, 1], the first of them 1")
+        if len(self.strategy) > self.spacing:
+            raise ValueError("participations would overlap: spacing is below the strategy's bands")
         if self.update_dimension > MAXIMUM_DIMENSION:
             raise ValueError("dimension * basis_count is too large")
         return self
@@ -135,25 +147,38 @@ class RoundTask(Message):
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
+class SignedRelease(BaseModel):
+    """An artefact and the signed `fleet_trust.ReleaseStatement` without which no device looks at it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    statement: SignedDocument
+    data: bytes
+
+
 class SetupRequest(Message):
-    """Artefacts the device may lack, by SHA-256 (the device checks each digest before keeping one)."""
+    """Who asks (`certificate`: the server's, signed by the fleet's authority), the members' list if the device's is
+    older, and artefacts that the device may lack."""
 
     maximum_bytes: ClassVar[int] = 64 * MIB
-    artefacts: Annotated[dict[Digest, bytes], Field(max_length=64)] = Field(default_factory=dict)
+    certificate: SignedDocument
+    roster: Annotated[bytes, Field(max_length=4 * MIB)] = b""
+    releases: Annotated[tuple[SignedRelease, ...], Field(max_length=64, strict=False)] = ()
 
 
 class SetupReply(Message):
-    """The device's Ed25519 identity and the digests of the artefacts it holds."""
+    """The device's Ed25519 identity, the serial of its members' list and the digests of the artefacts it holds."""
 
     identity: Key32
+    roster_serial: Annotated[int, Field(ge=0, lt=1 << 63)]
     artefacts: Annotated[tuple[Digest, ...], Field(max_length=4096, strict=False)] = ()
     maximum_bytes: ClassVar[int] = 512 * KIB
 
 
 class AdvertiseRequest(Message):
-    """Opens a round on a device."""
+    """Opens a round on a device: the server's certificate, and a `RoundTask` signed with the key it names."""
 
-    task: RoundTask
+    certificate: SignedDocument
+    task: Annotated[bytes, Field(min_length=65, max_length=60 * KIB)]
 
 
 class AdvertiseReply(Message):
@@ -201,14 +226,33 @@ class CollectReply(Message):
     masked: bytes
 
 
-class UnmaskRequest(Message):
+class SurvivorList(Message):
     """Who sent a masked vector (`survivors`) and who sent boxes but no vector (`dropped`), ascending
     indices."""
 
-    maximum_bytes: ClassVar[int] = 1 * MIB
     task_digest: Digest
     survivors: Indices
     dropped: Indices = ()
+
+
+class ConfirmRequest(SurvivorList):
+    """Asks for a signature over the list; a device signs one list in a round."""
+
+    maximum_bytes: ClassVar[int] = 1 * MIB
+
+
+class ConfirmReply(Message):
+    """`signature` covers `survivor_list.survivors_transcript`."""
+
+    task_digest: Digest
+    signature: Signature64
+
+
+class UnmaskRequest(SurvivorList):
+    """The list with the signatures of its quorum by roster index (none where the graph needs none)."""
+
+    maximum_bytes: ClassVar[int] = 8 * MIB
+    signatures: Annotated[dict[Index, Signature64], Field(max_length=MAXIMUM_COHORT)] = Field(default_factory=dict)
 
 
 class UnmaskReply(Message):
@@ -224,6 +268,7 @@ class UnmaskReply(Message):
 class RefusalReason(StrEnum):
     """Why a device does not take part; the server counts reasons, it needs no more."""
 
+    TRUST = "trust"
     BUDGET = "budget"
     CONSENT = "consent"
     ROSTER = "roster"
@@ -235,8 +280,8 @@ class RefusalReason(StrEnum):
 
 
 class Refusal(Message):
-    """Sent instead of a reply. `text` is one of the project's own error lines, never a person's words."""
+    """Sent instead of a reply: a reason and nothing else. Why exactly (the owner's budget, their smallest round, what
+    lies on the device) stands in the device's own log."""
 
     reason: Annotated[RefusalReason, Field(strict=False)]
-    text: Annotated[str, Field(max_length=400)]
     maximum_bytes: ClassVar[int] = 4 * KIB

@@ -3,7 +3,6 @@ masks."""
 
 import hashlib
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from protocol import masks
 from protocol.errors import ProtocolError
 from protocol.graph import Graph
-from protocol.keys import AgreementKey, verify
+from protocol.keys import AgreementKey, verify_once
 from protocol.messages import AdvertiseReply, RoundTask
 
 RosterKeys = tuple[bytes, bytes, bytes]
@@ -28,13 +27,7 @@ def check_advertisement(task_digest: str, entry: AdvertiseReply) -> None:
     if entry.task_digest != task_digest:
         raise ProtocolError("an advertisement belongs to another task")
     transcript = advertisement_transcript(task_digest, entry.identity, entry.masking_public, entry.sharing_public)
-    _verify_once(entry.identity, transcript, entry.signature)
-
-
-@lru_cache(maxsize=16_384)
-def _verify_once(identity: bytes, transcript: bytes, signature: bytes) -> None:
-    """`verify`, remembered when it holds: an in-process fleet shows every device the same signatures."""
-    verify(identity, transcript, signature)
+    verify_once(entry.identity, transcript, entry.signature)
 
 
 def check_roster(task: RoundTask, roster: Collection[AdvertiseReply], *, fleet: Collection[bytes] | None) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -16,20 +17,33 @@ from numpy.typing import NDArray
 from protocol.accounting import PrivacyEvent
 from protocol.clipping import JointLayout, JointMean
 from protocol.codec import VectorCodec, choose_scale
+from protocol.discrete_gaussian import DistributedDiscreteGaussian
+from protocol.distributed_noise import DistributedNoise, Mechanism
 from protocol.errors import ProtocolError
 from protocol.graph import plan_graph
+from protocol.matrix_factorisation import BandedStrategy
 from protocol.messages import RoundTask
 from protocol.skellam import DistributedSkellam
+
+NOISES: dict[Mechanism, type[DistributedNoise]] = {
+    noise.mechanism: noise for noise in (DistributedSkellam, DistributedDiscreteGaussian)
+}
+_planned_graph = lru_cache(maxsize=64)(plan_graph)  # tenths of a second for thousands of people, the same every round
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """The mechanism of one round: `RoundPlan.of(task)`, `contribute` on devices, `decode` on the server."""
+    """The mechanism of one round: `RoundPlan.of(task)`, `contribute` on devices, `decode` on the server.
+
+    `age` is a person's: rounds since the start of the participation that this upload belongs to
+    (`matrix_factorisation`; always 0 with independent noise).
+    """
 
     task: RoundTask
     layout: JointLayout
     codec: VectorCodec
-    noise: DistributedSkellam
+    noise: DistributedNoise
+    strategy: BandedStrategy
 
     @staticmethod
     def of(task: RoundTask) -> RoundPlan:
@@ -42,8 +56,8 @@ class RoundPlan:
             ring_bits=task.ring_bits,
             rotation_seed=task.rotation_seed,
         )
-        noise = DistributedSkellam(task.noise_multiplier, codec.rounded_sensitivity, task.minimum_survivors)
-        return RoundPlan(task, layout, codec, noise)
+        noise = NOISES[task.mechanism](task.noise_multiplier, codec.rounded_sensitivity, task.minimum_survivors)
+        return RoundPlan(task, layout, codec, noise, BandedStrategy(task.strategy))
 
     def contribute(
         self,
@@ -51,16 +65,19 @@ class RoundPlan:
         loss_sum: float,
         example_count: int,
         *,
+        age: int = 0,
         rounding_rng: np.random.Generator | None = None,
         noise_rng: np.random.Generator | None = None,
     ) -> NDArray[np.int64]:
-        """Clip, join, rotate, round, add this person's noise: integers (layout.dimension,), to be masked.
+        """Clip, join, weigh, rotate, round, add this person's noise: integers (layout.dimension,), to be masked.
 
         The generators are for tests; by default both are seeded from the operating system.
         """
         joint, _ = self.layout.pack(update, loss_sum, example_count, self.task.clip_norm)
         rounding = rounding_rng if rounding_rng is not None else np.random.default_rng(secrets.randbits(256))
-        return self.codec.encode(joint, rounding) + self.noise.sample_share(self.layout.dimension, noise_rng)
+        codec = self._codec_at(age)
+        weighted = self.strategy.coefficients[age] * joint
+        return codec.encode(weighted, rounding) + self.noise.sample_share(self.layout.dimension, noise_rng)
 
     def decode(self, ring_sum: NDArray[np.unsignedinteger], survivors: int) -> JointMean:
         """Noisy means over the survivors from the recovered sum mod 2^b."""
@@ -68,14 +85,26 @@ class RoundPlan:
             raise ProtocolError(f"{survivors} survivors, the noise needs {self.task.minimum_survivors}")
         return self.layout.unpack(self.codec.decode(ring_sum), survivors, self.task.clip_norm)
 
-    def privacy_event(self, sampling_probability: float = 1.0) -> PrivacyEvent:
-        """What one such release spends, at the noise of the smallest cohort that devices accept."""
+    def privacy_event(self, sampling_probability: float = 1.0, *, age: int = 0) -> PrivacyEvent:
+        """What one such release spends, at the noise of the smallest cohort that devices accept.
+
+        The noise is the same for everybody; at a later age it covers a shorter vector.
+        """
+        codec = self._codec_at(age)
         return PrivacyEvent(
-            noise_multiplier=self.task.noise_multiplier,
+            noise_multiplier=self.task.noise_multiplier * self.codec.rounded_sensitivity / codec.rounded_sensitivity,
             sampling_probability=sampling_probability,
-            l2_sensitivity=self.codec.rounded_sensitivity,
-            l1_sensitivity=self.codec.rounded_l1_sensitivity,
+            l2_sensitivity=codec.rounded_sensitivity,
+            l1_sensitivity=codec.rounded_l1_sensitivity,
+            mechanism=self.task.mechanism,
+            shares=self.task.minimum_survivors,
         )
+
+    def _codec_at(self, age: int) -> VectorCodec:
+        """The codec for c_age times a joint vector: a smaller bound, checked while rounding."""
+        if not 0 <= age < self.strategy.bands:
+            raise ProtocolError(f"this round sums participations of age 0 to {self.strategy.bands - 1}, not {age}")
+        return replace(self.codec, clip_norm=self.codec.clip_norm * self.strategy.coefficients[age])
 
     @property
     def update_noise_deviation(self) -> float:
@@ -102,6 +131,9 @@ def plan_task(
     dropout_fraction: float = 1 / 3,
     vanishing_stages: int = 2,
     settings: dict[str, int | float | str] | None = None,
+    mechanism: Mechanism = "skellam",
+    spacing: int = 1,
+    strategy: tuple[float, ...] = (1.0,),
     rotation_seed: int | None = None,
     graph_seed: int | None = None,
 ) -> RoundTask:
@@ -111,7 +143,7 @@ def plan_task(
     attempt unless one is given (simulations that must repeat).
     """
     layout = JointLayout(dimension * (basis_count if kind == "bases" else 1))
-    graph = plan_graph(cohort_size, dropout_fraction, vanishing_stages=vanishing_stages)
+    graph = _planned_graph(cohort_size, dropout_fraction, vanishing_stages=vanishing_stages)
     scale = choose_scale(
         dimension=layout.dimension,
         clip_norm=layout.joint_norm(clip_norm),
@@ -140,5 +172,8 @@ def plan_task(
         graph_degree=graph.degree,
         graph_threshold=graph.threshold,
         delta=delta,
+        mechanism=mechanism,
+        spacing=spacing,
+        strategy=strategy,
         settings=settings or {},
     )

@@ -8,22 +8,22 @@ with b_u its own seed and s_uv agreed with neighbour v by X25519. Both b_u and t
 shared among u's neighbours (Shamir). For a survivor the neighbours reveal b_u, for a dropped device its
 masking key, *never both*: with both, x_u would be bare.
 
-    advertise -> share -> mask -> unmask          each returns (next state, reply); a state is bytes on disk
+    advertise -> share -> mask -> (confirm) -> unmask     each returns (next state, reply); a state is bytes on disk
 
 What a device checks, whatever the server says: the roster is strictly ascending (no duplicates), each entry
 signed for exactly this task, all in the pinned fleet, itself among them with its own keys, large enough;
 boxes come only from neighbours and open only under this roster; the survivors are enough for the noise, it is
-one of them, the neighbours that sent a box are named exactly once and no others, and only one list is ever
-answered.
+one of them, the neighbours that sent a box are named exactly once and no others, only one list is ever
+answered, and a quorum has signed it where the graph alone does not force one list (`protocol.survivor_list`).
 
-Limits. `threshold` - 1 neighbours who collude with the server learn nothing. A server that shows *different*
-survivor lists to two halves of the fleet is stopped when 2 * threshold > degree (see
-`graph.GraphPlan.withstands_split_view`). A device that sends wrong boxes or shares can spoil a round (it is
-noticed, nothing is learnt), not a person's secret.
+Limits. `threshold` - 1 neighbours who collude with the server learn nothing; with more than a tenth of the roster
+colluding, a server may show two lists of survivors. A device that sends wrong boxes or shares can spoil a round (it
+is noticed, nothing is learnt), not a person's secret.
 """
 
+from protocol.device_round import DeviceRound, Stage
 from protocol.roster import check_advertisement, check_roster
-from protocol.secure_sum_device import DeviceRound, Stage, advertise, check_collect, mask, share, unmask
+from protocol.secure_sum_device import advertise, check_collect, confirm, mask, share, unmask
 from protocol.secure_sum_server import ServerRound
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "check_advertisement",
     "check_collect",
     "check_roster",
+    "confirm",
     "mask",
     "share",
     "unmask",

@@ -1,121 +1,43 @@
-"""The device half of a secure sum: four steps from a saved state to the next. See `protocol.secure_sum`."""
+"""The device half of a secure sum: five steps from a saved state to the next. See `protocol.secure_sum`."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import replace
 
-import cbor2
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol import codec, masks, shamir
 from protocol.clipping import JointLayout
+from protocol.device_round import DeviceRound, Stage
 from protocol.errors import ProtocolError
-from protocol.graph import Graph
 from protocol.keys import AgreementKey, SigningKey, seal, unseal
 from protocol.messages import (
     AdvertiseReply,
     CollectReply,
     CollectRequest,
+    ConfirmReply,
+    ConfirmRequest,
     RoundTask,
     ShareReply,
     ShareRequest,
+    SurvivorList,
     UnmaskReply,
     UnmaskRequest,
 )
 from protocol.roster import (
-    RosterKeys,
     add_pairwise,
     advertisement_transcript,
     check_roster,
-    graph_of,
     roster_digest,
     self_mask_key,
 )
+from protocol.survivor_list import check_quorum, survivors_transcript
 
 _SHARE_BYTES = shamir.SHARE_BYTES
-
-
-class Stage(IntEnum):
-    """The last step a device has taken in a round."""
-
-    ADVERTISED = 1
-    SHARED = 2
-    MASKED = 3
-    UNMASKED = 4
-
-
-@dataclass(frozen=True, repr=False)  # no secrets in logs
-class DeviceRound:
-    """A device's secrets and progress in one round. `to_bytes()` belongs in encrypted storage, until the end.
-
-    `roster` is the accepted roster, `box_keys` the keys of the boxes to and from each neighbour, `boxes` what
-    each neighbour (by index) sent, `unmask_request` the one list of survivors this device has answered.
-    """
-
-    task: RoundTask
-    stage: Stage
-    identity: bytes
-    masking_private: bytes
-    sharing_private: bytes
-    mask_seed: bytes
-    roster: tuple[RosterKeys, ...] = ()
-    box_keys: tuple[tuple[int, bytes], ...] = ()
-    boxes: tuple[tuple[int, bytes], ...] = ()
-    unmask_request: bytes = b""
-
-    @property
-    def index(self) -> int:
-        """This device's position in the accepted roster."""
-        for position, (identity, _, _) in enumerate(self.roster):
-            if identity == self.identity:
-                return position
-        raise ProtocolError("this device has not accepted a roster yet; answer the share request first")
-
-    @property
-    def graph(self) -> Graph:
-        """Who shares secrets with whom, from public values alone."""
-        return graph_of(self.task, self.roster)
-
-    def to_bytes(self) -> bytes:
-        """Everything needed to go on in another process. Holds secret keys."""
-        fields = [
-            self.task.to_bytes(),
-            int(self.stage),
-            self.identity,
-            self.masking_private,
-            self.sharing_private,
-            self.mask_seed,
-            self.roster,
-            self.box_keys,
-            self.boxes,
-            self.unmask_request,
-        ]
-        return cbor2.dumps(fields)
-
-    @staticmethod
-    def from_bytes(data: bytes) -> DeviceRound:
-        """The state that `to_bytes` wrote. Raises ProtocolError if it is damaged."""
-        try:
-            task, stage, identity, masking, sharing, seed, roster, keys, boxes, request = cbor2.loads(data)
-            return DeviceRound(
-                task=RoundTask.from_bytes(task),
-                stage=Stage(stage),
-                identity=identity,
-                masking_private=masking,
-                sharing_private=sharing,
-                mask_seed=seed,
-                roster=tuple((entry[0], entry[1], entry[2]) for entry in roster),
-                box_keys=tuple((index, key) for index, key in keys),
-                boxes=tuple((index, box) for index, box in boxes),
-                unmask_request=request,
-            )
-        except (ValueError, TypeError, IndexError, EOFError, cbor2.CBORError):
-            raise ProtocolError("the saved state of this round is damaged; skip the round") from None
 
 
 def advertise(task: RoundTask, identity: SigningKey) -> tuple[DeviceRound, AdvertiseReply]:
@@ -154,7 +76,7 @@ def share(
     server could invent peers, and `minimum_roster` means little). `minimum_roster`: the owner's own minimum,
     on top of the task's `minimum_survivors`.
     """
-    _expect(state, Stage.ADVERTISED, request.task_digest)
+    _expect(state, request.task_digest, Stage.ADVERTISED)
     check_roster(state.task, request.roster, fleet=fleet)
     smallest = max(minimum_roster, state.task.minimum_survivors)
     if len(request.roster) < smallest:
@@ -211,18 +133,29 @@ def mask(state: DeviceRound, request: CollectRequest, values: NDArray[np.integer
     return state, CollectReply(task_digest=request.task_digest, masked=masked)
 
 
+def confirm(state: DeviceRound, request: ConfirmRequest, identity: SigningKey) -> tuple[DeviceRound, ConfirmReply]:
+    """Sign the list of survivors. A device signs one list in a round, and later answers no other."""
+    _expect(state, request.task_digest, Stage.MASKED, Stage.CONFIRMED)
+    if identity.public_bytes != state.identity:
+        raise ProtocolError("the list of survivors must be signed by the identity that advertised")
+    _check_survivors(state, request)
+    listed = _one_list(state, request)
+    signature = identity.sign(survivors_transcript(state.task, state.roster, request))
+    reply = ConfirmReply(task_digest=request.task_digest, signature=signature)
+    return replace(state, stage=Stage.CONFIRMED, survivor_list=listed), reply
+
+
 def unmask(state: DeviceRound, request: UnmaskRequest) -> tuple[DeviceRound, UnmaskReply]:
     """Reveal one share per neighbour, of the seed of a survivor or of the masking key of a dropped device.
 
-    Answers one list of survivors only (again and again if it is the same). Raises ProtocolError on everything
-    else.
+    Answers one list of survivors only (again and again if it is the same), signed by a quorum where the graph needs
+    one; a device that was away when the others signed may answer too. Raises ProtocolError on everything else.
     """
-    encoded = request.to_bytes()
-    if state.stage is Stage.UNMASKED and state.unmask_request != encoded:
-        raise ProtocolError("this device has already answered another list of survivors; it answers only one")
-    if state.stage is not Stage.UNMASKED:
-        _expect(state, Stage.MASKED, request.task_digest)
+    _expect(state, request.task_digest, Stage.MASKED, Stage.CONFIRMED, Stage.UNMASKED)
     survivors, dropped = _check_survivors(state, request)
+    listed = _one_list(state, request)
+    if state.graph.needs_confirmation:
+        check_quorum(state.task, state.roster, request, request.signatures)
     context, me, keys = roster_digest(state.task, state.roster), state.index, dict(state.box_keys)
     seed_shares, key_shares = {}, {}
     for peer, box in state.boxes:
@@ -233,7 +166,7 @@ def unmask(state: DeviceRound, request: UnmaskRequest) -> tuple[DeviceRound, Unm
             key_shares[peer] = plain[_SHARE_BYTES:]
     if dropped & seed_shares.keys() or survivors & key_shares.keys():
         raise ProtocolError("internal: a share of the wrong kind was selected; nothing is sent")
-    state = replace(state, stage=Stage.UNMASKED, unmask_request=encoded)
+    state = replace(state, stage=Stage.UNMASKED, survivor_list=listed)
     return state, UnmaskReply(task_digest=request.task_digest, seed_shares=seed_shares, key_shares=key_shares)
 
 
@@ -241,18 +174,26 @@ def _box_label(context: bytes, sender: int, recipient: int) -> bytes:
     return context + sender.to_bytes(4, "big") + recipient.to_bytes(4, "big")
 
 
-def _expect(state: DeviceRound, stage: Stage, task_digest: str) -> None:
+def _one_list(state: DeviceRound, request: SurvivorList) -> bytes:
+    """SHA-256 of the list; ProtocolError if this device has signed or answered another."""
+    listed = hashlib.sha256(survivors_transcript(state.task, state.roster, request)).digest()
+    if state.survivor_list not in (b"", listed):
+        raise ProtocolError("this device has already answered another list of survivors; it answers only one")
+    return listed
+
+
+def _expect(state: DeviceRound, task_digest: str, *stages: Stage) -> None:
     if task_digest != state.task.digest():
         raise ProtocolError("this message belongs to another task than the round this device is in")
-    if state.stage is not stage:
+    if state.stage not in stages:
         raise ProtocolError(
-            f"this device stands at {state.stage.name.lower()}, the message expects {stage.name.lower()}"
+            f"this device stands at {state.stage.name.lower()}, the message expects {stages[0].name.lower()}"
         )
 
 
 def _open_boxes(state: DeviceRound, request: CollectRequest) -> None:
     """All boxes must open now: a neighbour whose box fails would have masked with us while we ignore it."""
-    _expect(state, Stage.SHARED, request.task_digest)
+    _expect(state, request.task_digest, Stage.SHARED)
     graph, me, context = state.graph, state.index, roster_digest(state.task, state.roster)
     if not set(request.boxes) <= set(graph.neighbours(me)):
         raise ProtocolError("a box came from a device that is not a neighbour")
@@ -267,7 +208,7 @@ def _open_boxes(state: DeviceRound, request: CollectRequest) -> None:
         unseal(keys[peer], box, _box_label(context, peer, me))
 
 
-def _check_survivors(state: DeviceRound, request: UnmaskRequest) -> tuple[set[int], set[int]]:
+def _check_survivors(state: DeviceRound, request: SurvivorList) -> tuple[set[int], set[int]]:
     survivors, dropped = set(request.survivors), set(request.dropped)
     named, senders, graph = survivors | dropped, {peer for peer, _ in state.boxes}, state.graph
     if len(named) != len(request.survivors) + len(request.dropped):

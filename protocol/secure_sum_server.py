@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from protocol import codec, masks, shamir
 from protocol.clipping import JointLayout
 from protocol.errors import ProtocolError
-from protocol.graph import Graph
-from protocol.keys import AgreementKey
+from protocol.graph import Graph, quorum
+from protocol.keys import AgreementKey, verify_once
 from protocol.messages import (
     AdvertiseReply,
     CollectReply,
     CollectRequest,
+    ConfirmReply,
+    ConfirmRequest,
     RoundTask,
     ShareReply,
     ShareRequest,
@@ -36,6 +38,7 @@ from protocol.roster import (
     roster_digest,
     self_mask_key,
 )
+from protocol.survivor_list import survivors_transcript
 
 
 class ServerStage(IntEnum):
@@ -44,7 +47,8 @@ class ServerStage(IntEnum):
     ADVERTISE = 1
     SHARE = 2
     COLLECT = 3
-    UNMASK = 4
+    CONFIRM = 4
+    UNMASK = 5
 
 
 class ServerRound:
@@ -54,12 +58,14 @@ class ServerRound:
         round.add_advertisement(reply) ...             ; share_request = round.close_advertise()
         round.add_shares(identity, reply) ...          ; collect_requests = round.close_share()   # by
         identity
-        round.add_masked(identity, reply) ...          ; unmask_request = round.close_collect()
+        round.add_masked(identity, reply) ...          ; confirm_request = round.close_collect()
+        round.add_confirmation(identity, reply) ...    ; unmask_request = round.close_confirm()
         round.add_unmask(identity, reply) ...          ; total = round.recover_sum()
 
     `add_*` raises ProtocolError for a reply that is invalid, from an unknown device, or for another stage
     (leave that device out); adding the same reply again changes nothing. `close_*` raises ProtocolError when
-    too few answered (abort: nothing was learnt). Holds masked vectors only, as one running sum.
+    too few answered (abort: nothing was learnt). Nobody need be asked to confirm unless `graph.needs_confirmation`.
+    Holds masked vectors only, as one running sum.
     """
 
     def __init__(self, task: RoundTask, *, fleet: Collection[bytes] | None = None) -> None:
@@ -76,6 +82,7 @@ class ServerRound:
         self._shares: dict[int, ShareReply] = {}
         self._total = np.zeros(self._length, dtype=np.uint32)
         self._masked: dict[int, bytes] = {}  # index -> SHA-256 of the reply, to recognise repeats
+        self._confirmed: dict[int, bytes] = {}
         self._unmasked: dict[int, UnmaskReply] = {}
 
     # ----- advertise -----
@@ -145,15 +152,42 @@ class ServerRound:
         self._total += values
         self._masked[index] = digest
 
-    def close_collect(self) -> UnmaskRequest:
-        """Write the privacy spend down before sending this: with the answers the sum is known."""
+    def close_collect(self) -> ConfirmRequest:
+        """The list of survivors, the same for each of them."""
         self._expect(ServerStage.COLLECT, self._digest)
         self._enough(len(self._masked), "sent a vector")
+        if self.graph.needs_confirmation:
+            self._enough(len(self._masked), "can sign the list of survivors", quorum(len(self._roster)))
+        self.stage = ServerStage.CONFIRM
+        return self._survivor_list
+
+    # ----- confirm -----
+
+    def add_confirmation(self, identity: bytes, reply: ConfirmReply) -> None:
+        """A survivor's signature over the list."""
+        self._expect(ServerStage.CONFIRM, reply.task_digest)
+        index = self.index_of(identity)
+        if index not in self._masked:
+            raise ProtocolError("a confirmation came from a device that is not among the survivors")
+        verify_once(identity, survivors_transcript(self.task, self._roster, self._survivor_list), reply.signature)
+        self._confirmed[index] = reply.signature
+
+    def confirmed(self) -> bool:
+        """Whether a quorum has signed the list (it need not wait for the slowest)."""
+        return len(self._confirmed) >= quorum(len(self._roster))
+
+    def close_confirm(self) -> UnmaskRequest:
+        """Write the privacy spend down before sending this: with the answers the sum is known."""
+        self._expect(ServerStage.CONFIRM, self._digest)
+        signatures: dict[int, bytes] = {}
+        if self.graph.needs_confirmation:
+            needed = quorum(len(self._roster))
+            self._enough(len(self._confirmed), "signed the list of survivors", needed)
+            signatures = dict(sorted(self._confirmed.items())[:needed])
         self.stage = ServerStage.UNMASK
+        listed = self._survivor_list
         return UnmaskRequest(
-            task_digest=self._digest,
-            survivors=tuple(sorted(self._masked)),
-            dropped=tuple(sorted(set(self._shares) - set(self._masked))),
+            task_digest=self._digest, survivors=listed.survivors, dropped=listed.dropped, signatures=signatures
         )
 
     # ----- unmask -----
@@ -225,6 +259,11 @@ class ServerRound:
             raise ProtocolError("this device is not in the roster of the round")
         return self._index[identity]
 
+    @property
+    def _survivor_list(self) -> ConfirmRequest:
+        dropped = tuple(sorted(set(self._shares) - set(self._masked)))
+        return ConfirmRequest(task_digest=self._digest, survivors=tuple(sorted(self._masked)), dropped=dropped)
+
     def _shares_by_owner(self) -> list[tuple[int, Mapping[int, bytes]]]:
         owners: list[tuple[int, Mapping[int, bytes]]] = []
         for index in sorted(self._shares):
@@ -244,6 +283,7 @@ class ServerRound:
         if self.stage is not stage:
             raise ProtocolError(f"the round gathers {self.stage.name.lower()} replies, not {stage.name.lower()}")
 
-    def _enough(self, count: int, deed: str) -> None:
-        if count < self.task.minimum_survivors:
-            raise ProtocolError(f"{count} devices {deed}, {self.task.minimum_survivors} are needed; nothing is learnt")
+    def _enough(self, count: int, deed: str, needed: int = 0) -> None:
+        needed = needed or self.task.minimum_survivors
+        if count < needed:
+            raise ProtocolError(f"{count} devices {deed}, {needed} are needed; nothing is learnt")

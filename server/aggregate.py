@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import cbor2
 import numpy as np
@@ -21,7 +22,8 @@ class RoundOutcome:
 
     `integer_sum`: int64 (joint dimension,), the sum of the survivors' noisy integers, centred. `mean_update`:
     float64 (task.update_dimension,). `effective_noise_multiplier`: z * sqrt(survivors / minimum_survivors),
-    the noise that is really in it; the ledger counts the smaller z.
+    the noise that is really in it; the ledger counts the smaller z. `noise_deviation`: standard deviation of the noise
+    on each value of `mean_update`.
     """
 
     task: RoundTask
@@ -32,6 +34,7 @@ class RoundOutcome:
     mean_loss: float
     mean_examples: float
     effective_noise_multiplier: float
+    noise_deviation: float
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -41,6 +44,7 @@ class RoundOutcome:
             "mean_loss": self.mean_loss,
             "mean_examples": self.mean_examples,
             "effective_noise_multiplier": self.effective_noise_multiplier,
+            "noise_deviation": self.noise_deviation,
         }
 
     def to_bytes(self) -> bytes:
@@ -64,6 +68,52 @@ def decode_sum(task: RoundTask, ring_sum: NDArray[np.uint32], survivors: int) ->
     return _outcome(task, centre(ring_sum, task.ring_bits), survivors)
 
 
+def decorrelate(outcomes: Sequence[RoundOutcome], starters: Sequence[int]) -> list[RoundOutcome]:
+    """The same rounds with the means over those who started a participation in each (`matrix_factorisation`).
+
+    `outcomes`: rounds 0, 1, 2 ... of one run under one strategy and one clip norm; `starters[t]` of them started in
+    round t. Post-processing: nothing is spent. Raises PenchantError if a round is missing or differs.
+    """
+    if not outcomes:
+        return []
+    tasks = [outcome.task for outcome in outcomes]
+    same = {(task.strategy, task.clip_norm, task.update_dimension) for task in tasks}
+    if [task.round for task in tasks] != list(range(len(tasks))) or len(same) != 1 or len(starters) != len(tasks):
+        raise PenchantError("correlated noise needs every round of the run, with one strategy and one clip norm")
+    if min(starters) < 1:
+        raise PenchantError("nobody started in one of the rounds: its mean is not defined")
+    plans = [RoundPlan.of(task) for task in tasks]
+    sums = [plan.codec.decode(_residues(outcome)) for plan, outcome in zip(plans, outcomes, strict=True)]
+    decoded = plans[0].strategy.decode(sums)
+    variances = np.array(
+        [_sum_deviation(plan, outcome.survivors) ** 2 for plan, outcome in zip(plans, outcomes, strict=True)]
+    )
+    inverse = np.square(plans[0].strategy.inverse(len(plans)))
+    corrected = []
+    for place, (plan, outcome, total, people) in enumerate(zip(plans, outcomes, decoded, starters, strict=True)):
+        mean = plan.layout.unpack(total, people, plan.task.clip_norm)
+        corrected.append(
+            replace(
+                outcome,
+                mean_update=mean.update,
+                fraction_not_clipped=mean.fraction_not_clipped,
+                mean_loss=mean.loss,
+                mean_examples=mean.example_count,
+                noise_deviation=math.sqrt(float(inverse[: place + 1] @ variances[place::-1])) / people,
+            )
+        )
+    return corrected
+
+
+def _sum_deviation(plan: RoundPlan, survivors: int) -> float:
+    """Standard deviation of the noise on each value of the sum of updates."""
+    return math.sqrt(plan.noise.total_variance(survivors)) / plan.task.scale
+
+
+def _residues(outcome: RoundOutcome) -> NDArray[np.uint32]:
+    return (outcome.integer_sum & ((1 << outcome.task.ring_bits) - 1)).astype(np.uint32)
+
+
 def _outcome(task: RoundTask, integers: NDArray[np.int64], survivors: int) -> RoundOutcome:
     plan = RoundPlan.of(task)
     residues = (integers & ((1 << task.ring_bits) - 1)).astype(np.uint32)
@@ -77,4 +127,5 @@ def _outcome(task: RoundTask, integers: NDArray[np.int64], survivors: int) -> Ro
         mean_loss=mean.loss,
         mean_examples=mean.example_count,
         effective_noise_multiplier=plan.noise.effective_noise_multiplier(survivors),
+        noise_deviation=_sum_deviation(plan, survivors) / survivors,
     )

@@ -1,10 +1,10 @@
 """The Flower ServerApp: run configuration in, `run_fleet` out. Nothing of the protocol is decided here.
 
 Keys of the run configuration (`[tool.flwr.app.config]` of pyproject.toml, overridden by `--run-config`): `out`
-(folder for the store and releases), `run-id`, `rounds`, `noise-multiplier`, `delta`, and optionally `roster`,
-`cohort-size`, `minimum-survivors`, `dropout-fraction`, `ring-bits`, `epsilon-budget`, `stage-seconds`,
-`attempts-per-round`, `seed`. Further keys are the algorithm's. Flower refuses a key that the table lacks, so all of
-them stand in it; the empty string means "not set".
+(folder for the store and releases), `run-id`, `rounds`, `noise-multiplier`, `delta`, `credentials` (folder: the
+server's key and what the authority signed, `server.credentials`), and optionally `cohort-size`, `minimum-survivors`,
+`dropout-fraction`, `ring-bits`, `epsilon-budget`, `stage-seconds`, `attempts-per-round`, `seed`. Further keys are the
+algorithm's. Flower refuses a key that the table lacks, so all of them stand in it; the empty string means "not set".
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from protocol.errors import PenchantError
+from server.credentials import ServerCredentials
 from server.fleet import FleetAlgorithm, FleetSettings, run_fleet
 from server.round import Progress
 
 RunConfig = Mapping[str, bool | float | int | str]
 TRAINING_PREFIX = "train."
-IDENTITY_BYTES = 32
 CONVERTERS: dict[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float}
 
 log = logging.getLogger("penchant.server")
@@ -64,23 +64,6 @@ def settings_from(config: RunConfig) -> FleetSettings:
     return FleetSettings(**fields_from(config, FleetSettings))
 
 
-def roster_from(config: RunConfig) -> frozenset[bytes] | None:
-    """The enrolled identities from the file that `roster` names: one Ed25519 public key in hex per line.
-
-    None if the key is not set: then only the devices themselves refuse whoever is not on the roster they pinned.
-    """
-    name = str(config.get("roster", ""))
-    if not name:
-        return None
-    try:
-        roster = frozenset(bytes.fromhex(line) for line in Path(name).read_text("utf-8").split())
-    except (OSError, ValueError) as error:
-        raise PenchantError(f"run configuration: roster = {name!r} is no readable list of keys in hex") from error
-    if not roster or any(len(identity) != IDENTITY_BYTES for identity in roster):
-        raise PenchantError(f"run configuration: roster = {name!r} must hold one 32-byte key in hex per line")
-    return roster
-
-
 def fields_from(config: RunConfig, kind: type) -> dict[str, Any]:
     """The plain fields of the dataclass `kind` that the configuration sets, converted to their types."""
     values: dict[str, Any] = {}
@@ -102,11 +85,11 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     if not config.get("out"):
         raise PenchantError("run configuration: 'out' is missing: give the folder for the store and the releases")
-    out, roster = Path(str(config["out"])), roster_from(config)
-    if roster is None:
-        log.warning("no roster is set: this server counts every device that answers as enrolled")
+    if not config.get("credentials"):
+        raise PenchantError("run configuration: 'credentials' is missing: give the folder with the server's key")
+    out, credentials = Path(str(config["out"])), ServerCredentials.load(Path(str(config["credentials"])))
     algorithm = algorithm_factory(config, out)
-    result = run_fleet(grid, settings_from(config), out, algorithm, log_progress, roster=roster)
+    result = run_fleet(grid, settings_from(config), out, algorithm, log_progress, credentials=credentials)
     log.info(
         "run %s: %d rounds, epsilon %.3f at delta %g %s",
         result.run_id,

@@ -20,8 +20,9 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from protocol.errors import BudgetExceeded, PenchantError
-from protocol.messages import RoundTask
+from protocol.messages import RoundTask, SignedRelease
 from server.aggregate import RoundOutcome
+from server.credentials import ServerCredentials
 from server.ledger import ServerLedger, Spend
 from server.planning import task_from_plan
 from server.releases import Release, ReleaseShelf
@@ -29,7 +30,7 @@ from server.roll_call import RollCall
 from server.round import ProgressSink, RoundRunner, ignore_progress
 from server.store import RoundRow, Store
 
-STORE_NAME = "fleet.db"
+STORE_NAME, FRAME_ROLE = "fleet.db", "frame"
 # What a resumed run may be given anew; everything else decides what the run's privacy means and stays.
 MAY_CHANGE = {"rounds", "epsilon_budget", "stage_seconds", "attempts_per_round"}
 
@@ -117,20 +118,20 @@ def run_fleet(
     algorithm: FleetAlgorithm,
     on_progress: ProgressSink = ignore_progress,
     *,
-    roster: frozenset[bytes] | None = None,
+    credentials: ServerCredentials,
     open_store: Callable[[Path], Store] = Store,
 ) -> FleetResult:
     """Run, or resume, `settings.run_id` in the folder `out` until the algorithm or `rounds` ends it.
 
-    `roster`: identity keys (32 bytes each) of the enrolled devices; whoever else answers is not sampled, and its
-    keys are not handed to anybody. None only where nobody is enrolled.
+    `credentials`: the server's key and the list of members; whoever else answers is not sampled, and its keys are
+    not handed to anybody.
     Raises PenchantError if too few devices are there or a round fails `attempts_per_round` times; everything
     finished before stays, and calling again with the same arguments goes on from there.
     """
     store = open_store(out / STORE_NAME)
     try:
         store.open_run(settings.run_id, {k: v for k, v in asdict(settings).items() if k not in MAY_CHANGE})
-        return _Fleet(grid, settings, store, ReleaseShelf(out), algorithm, on_progress, roster).run()
+        return _Fleet(grid, settings, store, ReleaseShelf(out), algorithm, on_progress, credentials).run()
     finally:
         store.close()
 
@@ -144,12 +145,12 @@ class _Fleet:
         shelf: ReleaseShelf,
         algorithm: FleetAlgorithm,
         on_progress: ProgressSink,
-        roster: frozenset[bytes] | None,
+        credentials: ServerCredentials,
     ) -> None:
         self.grid, self.settings, self.store, self.shelf = grid, settings, store, shelf
-        self.algorithm, self.on_progress, self.roster = algorithm, on_progress, roster
+        self.algorithm, self.on_progress, self.credentials = algorithm, on_progress, credentials
         self.ledger = ServerLedger(store)
-        self.roll = RollCall(grid, settings.run_id, settings.stage_seconds, on_progress, roster)
+        self.roll = RollCall(grid, credentials, settings.run_id, settings.stage_seconds, on_progress)
 
     def run(self) -> FleetResult:
         settings, stopped = self.settings, ""
@@ -199,10 +200,13 @@ class _Fleet:
                     self.shelf.publish(
                         name,
                         content,
+                        self.credentials,
                         run_id=row.run_id,
                         round=row.round,
                         epsilon=epsilon,
                         delta=self.settings.delta,
+                        base_sha256=outcome.task.base_sha256,
+                        frame_sha256=outcome.task.artefacts.get(FRAME_ROLE, ""),
                         parent_sha256=parent_sha256,
                     )
                 )
@@ -226,16 +230,16 @@ class _Fleet:
                 continue
             if row.stage == "advertise":
                 members = self.store.members(row.round_key, "advertise")
-                self.roll.supply(members, {digest: data for digest, data in artefacts.values()})
+                self.roll.supply(members, self._signed(row, artefacts))
             runner = RoundRunner(
                 self.grid,
                 self.store,
                 self.ledger,
+                self.credentials,
                 row,
                 self.roll.nodes,
                 self.settings.stage_seconds,
                 self.on_progress,
-                roster=self.roster,
             )
             problem = runner.run()
             if not problem:
@@ -271,7 +275,7 @@ class _Fleet:
             delta=self.settings.delta,
             ring_bits=self.settings.ring_bits,
             artefacts={role: digest for role, (digest, _) in _artefact_digests(plan).items()},
-        )
+        ).model_copy(update={"fleet_id": self.credentials.fleet_id, "roster_serial": self.credentials.serial})
         after = self.ledger.epsilon_after(task, self.settings.delta)
         if after > self.settings.epsilon_budget:
             raise BudgetExceeded(
@@ -279,6 +283,18 @@ class _Fleet:
                 f"above the fleet's {self.settings.epsilon_budget:.2f}"
             )
         return self.store.open_round(self.settings.run_id, number, attempt, task.to_bytes(), members)
+
+    def _signed(self, row: RoundRow, artefacts: Mapping[str, tuple[str, bytes]]) -> dict[str, SignedRelease]:
+        """The round's artefacts by digest, each with a statement for this round."""
+        task, epsilon = RoundTask.from_bytes(row.task), self.ledger.epsilon(self.settings.delta)
+        signed = {}
+        for role, (digest, data) in artefacts.items():
+            release = Release(
+                role, digest, "", len(data), row.run_id, row.round, epsilon, self.settings.delta,
+                task.base_sha256, "" if role == FRAME_ROLE else task.artefacts.get(FRAME_ROLE, ""),
+            )  # fmt: skip
+            signed[digest] = release.signed(self.credentials, data)
+        return signed
 
 
 def _artefact_digests(plan: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:

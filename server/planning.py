@@ -1,11 +1,13 @@
-"""From what an algorithm wants to the public task of a round."""
+"""From what an algorithm wants to the public task of a round, and who may be in it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import random
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from protocol.distributed_noise import Mechanism
 from protocol.errors import PenchantError
 from protocol.messages import RoundTask
 from protocol.round_plan import plan_task
@@ -30,6 +32,32 @@ def stages_survived(cohort_size: int, minimum_survivors: int, dropout_fraction: 
     return stages
 
 
+def draw_cohort(
+    present: Iterable[str],
+    starts: Mapping[str, int],
+    draw: random.Random,
+    *,
+    round: int,
+    size: int,
+    spacing: int = 1,
+    bands: int = 1,
+) -> list[str]:
+    """Who is in round `round`, ascending: all present whose participation goes on, and `size` who start one.
+
+    `starts` is `ServerLedger.starts`. Nobody starts within `spacing` rounds of their last start; devices refuse that
+    too. Raises PenchantError if fewer than `size` may start: a smaller cohort would be noisier than planned.
+    """
+    ages = {person: round - starts[person] if person in starts else spacing for person in present}
+    going_on = [person for person, age in ages.items() if 0 < age < bands]
+    free = sorted(person for person, age in ages.items() if age >= spacing or age == 0)
+    if len(free) < size:
+        raise PenchantError(
+            f"{len(free)} of {len(ages)} devices may start in round {round} (spacing {spacing}), it needs {size}: "
+            "enrol more, or lower the cohort or the spacing"
+        )
+    return sorted([*going_on, *draw.sample(free, size)])
+
+
 def task_from_plan(
     plan: Mapping[str, Any],
     *,
@@ -43,6 +71,9 @@ def task_from_plan(
     delta: float,
     ring_bits: int,
     artefacts: Mapping[str, str],
+    mechanism: Mechanism = "skellam",
+    spacing: int = 1,
+    strategy: tuple[float, ...] = (1.0,),
 ) -> RoundTask:
     """The RoundTask for one attempt. `artefacts`: {role: SHA-256 in hex}; `minimum_survivors` 0 = default.
 
@@ -74,4 +105,7 @@ def task_from_plan(
         vanishing_stages=1 + stages_survived(cohort_size, smallest, dropout_fraction),
         delta=delta,
         settings=dict(plan.get("settings", {})),
+        mechanism=mechanism,
+        spacing=spacing,
+        strategy=strategy,
     )

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from flwr.serverapp import Grid
 
 from protocol.errors import PenchantError
-from protocol.messages import SetupReply, SetupRequest
+from protocol.messages import SetupReply, SetupRequest, SignedRelease
+from server.credentials import ServerCredentials
 from server.round import Progress, ProgressSink
 from server.transport import Answer, ask
 
@@ -19,50 +20,55 @@ BEFORE_ALL_ROUNDS = -1
 
 
 class RollCall:
-    """`nodes`: {identity in hex: node id} of every device that has answered. Silent devices are left out, and so is
-    whoever is not on the `roster` (None: nobody is enrolled, everybody counts).
-    """
+    """`nodes`: {identity in hex: node id} of every member that has answered. Silent devices are left out."""
 
     def __init__(
         self,
         grid: Grid,
+        credentials: ServerCredentials,
         run_id: str,
         seconds: float,
         on_progress: ProgressSink,
-        roster: frozenset[bytes] | None = None,
     ) -> None:
         self.nodes: dict[str, int] = {}
         self._held: dict[str, set[str]] = {}
+        self._serial: dict[str, int] = {}
         self._grid, self._run_id, self._seconds, self._on_progress = grid, run_id, seconds, on_progress
-        self._roster = roster
+        self._credentials = credentials
 
     def call(self) -> None:
         """Ask every node of the grid."""
-        self._ask({node_id: {} for node_id in self._grid.get_node_ids()})
+        empty = SetupRequest(certificate=self._credentials.certificate).to_bytes()
+        self._ask(dict.fromkeys(self._grid.get_node_ids(), empty))
 
-    def supply(self, identities: Iterable[str], artefacts: Mapping[str, bytes]) -> None:
-        """Send each of these devices the artefacts ({SHA-256 in hex: bytes}) that it does not hold yet."""
-        needs: dict[int, dict[str, bytes]] = {}
+    def supply(self, identities: Iterable[str], releases: Mapping[str, SignedRelease]) -> None:
+        """Send each of these devices the releases (by SHA-256 in hex) that it does not hold yet, and the members' list
+        if its own is older."""
+        encoded: dict[tuple[bool, tuple[str, ...]], bytes] = {}  # most devices lack the same: encode it once
+        requests: dict[int, bytes] = {}
         for identity in identities:
-            missing = set(artefacts) - self._held.get(identity, set())
-            if identity in self.nodes and missing:
-                needs[self.nodes[identity]] = {digest: artefacts[digest] for digest in sorted(missing)}
-        self._ask(needs)
+            old = self._serial.get(identity, 0) < self._credentials.serial
+            missing = tuple(sorted(set(releases) - self._held.get(identity, set())))
+            if identity not in self.nodes or not (old or missing):
+                continue
+            if (old, missing) not in encoded:
+                encoded[old, missing] = SetupRequest(
+                    certificate=self._credentials.certificate,
+                    roster=self._credentials.roster if old else b"",
+                    releases=tuple(releases[digest] for digest in missing),
+                ).to_bytes()
+            requests[self.nodes[identity]] = encoded[old, missing]
+        self._ask(requests)
 
-    def _ask(self, gifts: Mapping[int, Mapping[str, bytes]]) -> None:
+    def _ask(self, requests: Mapping[int, bytes]) -> None:
         answered: set[int] = set()
 
         def note(answers: list[Answer]) -> None:
             for answer in answers:
                 if answer.data is not None and self._enter(answer.node_id, answer.data):
                     answered.add(answer.node_id)
-            self._on_progress(Progress(self._run_id, BEFORE_ALL_ROUNDS, 0, "setup", len(answered), len(gifts)))
+            self._on_progress(Progress(self._run_id, BEFORE_ALL_ROUNDS, 0, "setup", len(answered), len(requests)))
 
-        encoded: dict[tuple[str, ...], bytes] = {}  # most devices lack the same artefacts: encode them once
-        for gift in gifts.values():
-            if tuple(gift) not in encoded:
-                encoded[tuple(gift)] = SetupRequest(artefacts=dict(gift)).to_bytes()
-        requests = {node_id: encoded[tuple(gift)] for node_id, gift in gifts.items()}
         group = f"{self._run_id}/setup"
         ask(self._grid, "setup", requests, group=group, seconds=self._seconds, on_answers=note)
 
@@ -71,11 +77,11 @@ class RollCall:
             reply = SetupReply.from_bytes(data)
         except PenchantError:
             return False
-        if self._roster is not None and reply.identity not in self._roster:
+        if reply.identity not in self._credentials.members:
             return False
         identity = reply.identity.hex()
         # The first node to claim an identity keeps it for this run; a second one cannot sign for it anyway.
         if self.nodes.setdefault(identity, node_id) != node_id:
             return False
-        self._held[identity] = set(reply.artefacts)
+        self._held[identity], self._serial[identity] = set(reply.artefacts), reply.roster_serial
         return True

@@ -1,6 +1,6 @@
 """One attempt at one secure sum, as a state machine over a Flower `Grid`.
 
-    advertise -> share -> collect -> (spend written) -> unmask -> publish          or -> aborted
+    advertise -> share -> collect -> confirm -> (spend written) -> unmask -> publish          or -> aborted
 
 Every stage asks its members, stores replies as they arrive and closes when all have answered or its deadline
 has passed; it goes on with those who answered while they are enough and aborts otherwise, having learnt
@@ -19,8 +19,8 @@ from flwr.serverapp import Grid
 from protocol.errors import ProtocolError
 from protocol.messages import (
     AdvertiseReply,
-    AdvertiseRequest,
     CollectReply,
+    ConfirmReply,
     Refusal,
     RoundTask,
     ShareReply,
@@ -28,6 +28,7 @@ from protocol.messages import (
 )
 from protocol.secure_sum import ServerRound
 from server.aggregate import decode_sum
+from server.credentials import ServerCredentials
 from server.ledger import ServerLedger
 from server.store import STAGES, RoundRow, Store
 from server.transport import Answer, ask
@@ -54,28 +55,24 @@ def ignore_progress(progress: Progress) -> None:
 
 
 class RoundRunner:
-    """Takes one stored attempt from wherever it stands to its end.
-
-    `roster`: identities of the enrolled devices, the only ones whose advertisements count; None if nobody is
-    enrolled.
-    """
+    """Takes one stored attempt from wherever it stands to its end, for the devices that `credentials` names."""
 
     def __init__(
         self,
         grid: Grid,
         store: Store,
         ledger: ServerLedger,
+        credentials: ServerCredentials,
         row: RoundRow,
         nodes: Mapping[str, int],
         stage_seconds: float,
         on_progress: ProgressSink = ignore_progress,
-        *,
-        roster: frozenset[bytes] | None = None,
     ) -> None:
         self.grid, self.store, self.ledger, self.row = grid, store, ledger, row
+        self.credentials = credentials
         self.nodes, self.stage_seconds, self.on_progress = nodes, stage_seconds, on_progress
         self.task = RoundTask.from_bytes(row.task)
-        self.secure = ServerRound(self.task, fleet=roster)
+        self.secure = ServerRound(self.task, fleet=credentials.members)
         self.refusals: dict[str, str] = {}
 
     def run(self) -> str:
@@ -84,6 +81,7 @@ class RoundRunner:
             self._advertise()
             self._share()
             self._collect()
+            self._confirm()
             self._unmask()
         except ProtocolError as problem:
             reasons = sorted(set(self.refusals.values()))
@@ -93,10 +91,10 @@ class RoundRunner:
             return text
         return ""
 
-    # the four stages
+    # the five stages
 
     def _advertise(self) -> None:
-        request = AdvertiseRequest(task=self.task).to_bytes()
+        request = self.credentials.sign_task(self.task).to_bytes()
         members = self.store.members(self.row.round_key, "advertise")
 
         def add(identity: str, data: bytes) -> None:
@@ -126,9 +124,23 @@ class RoundRunner:
             self.collect_requests,
             lambda identity, data: self.secure.add_masked(bytes.fromhex(identity), CollectReply.from_bytes(data)),
         )
-        self.unmask_request = self.secure.close_collect().to_bytes()
-        if self._is_open("collect"):
-            self.ledger.spend(self.row, self.task, survivors=answered)
+        self.confirm_request = self.secure.close_collect().to_bytes()
+        self._advance("collect", "confirm", answered)
+
+    def _confirm(self) -> None:
+        members = self.store.members(self.row.round_key, "confirm")
+        if self.secure.graph.needs_confirmation:
+            self._gather(
+                "confirm",
+                dict.fromkeys(members, self.confirm_request),
+                lambda identity, data: self.secure.add_confirmation(
+                    bytes.fromhex(identity), ConfirmReply.from_bytes(data)
+                ),
+                enough=self.secure.confirmed,
+            )
+        self.unmask_request = self.secure.close_confirm().to_bytes()
+        if self._is_open("confirm"):
+            self.ledger.spend(self.row, self.task, survivors=members)
 
     def _unmask(self) -> None:
         members = self.store.members(self.row.round_key, "unmask")
@@ -164,7 +176,8 @@ class RoundRunner:
         if not self._is_open(stage):
             counted = self.store.members(self.row.round_key, STAGES[STAGES.index(stage) + 1])
             for identity in counted:
-                add(identity, stored[identity])
+                if identity in stored:  # whoever did not confirm is still asked to unmask
+                    add(identity, stored[identity])
             return counted
         for identity, data in stored.items():
             add(identity, data)
@@ -206,7 +219,7 @@ class RoundRunner:
                 refusal = Refusal.from_bytes(data)
             except ProtocolError:
                 return str(problem)
-            return f"{refusal.reason.value}: {refusal.text}"
+            return refusal.reason.value
         return ""
 
     def _report(self, stage: str, answered: int, asked: int, note: str = "") -> None:

@@ -3,8 +3,8 @@
 Every change is one transaction (`Store.transaction`), flushed to disk before it counts, so a server killed at
 any point resumes from the last finished transaction. A round moves through
 
-    advertise -> share -> collect -> unmask -> publish -> done        (or -> aborted, from any stage before
-    publish)
+    advertise -> share -> collect -> confirm -> unmask -> publish -> done    (or -> aborted, from any stage
+    before publish)
 
 and each stage stores whom it asks (`members`, fixed when the stage opens) and each reply as it arrives.
 Requests are functions of what is stored, so a resumed server repeats the very bytes it had sent. When a round
@@ -25,8 +25,8 @@ from pathlib import Path
 from protocol.errors import PenchantError
 from server.releases import Release
 
-STAGES = ("advertise", "share", "collect", "unmask", "publish", "done", "aborted")
-STORE_VERSION = 1
+STAGES = ("advertise", "share", "collect", "confirm", "unmask", "publish", "done", "aborted")
+STORE_VERSION = 2
 
 SCHEMA = """
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, settings TEXT NOT NULL, opened TEXT NOT NULL);
@@ -192,7 +192,7 @@ class Store:
         it.
         """
         with self.transaction("spend") as connection:
-            self._move(connection, round_key, "collect", "unmask")
+            self._move(connection, round_key, "confirm", "unmask")
             connection.execute(
                 "INSERT INTO stages VALUES (?,?,?)", (round_key, "unmask", json.dumps(list(unmask_members)))
             )

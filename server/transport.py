@@ -19,6 +19,7 @@ MESSAGE_TYPES = {
     "advertise": "query.advertise",
     "share": "query.share",
     "collect": "train.collect",
+    "confirm": "query.confirm",
     "unmask": "query.unmask",
 }
 # Waiting times between two looks for replies, in seconds: short at first (local fleets), then polite (real

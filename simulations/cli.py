@@ -17,9 +17,12 @@ import typer
 from rich.console import Console
 
 from client.commands import train
+from client.join_commands import join
 from edge_runtime.commands.app import app
 from edge_runtime.commands.support import AsJson, need, one_line_errors, print_json, print_table
 from protocol.errors import PenchantError
+from server import fleet_commands as fleet
+from server.commands import fleet_app
 from simulations.stage_display import StageDisplay
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
@@ -46,6 +49,19 @@ def _run(settings: Any, people: Any, out: Path, as_json: bool) -> None:
     )
 
 
+app.command(epilog="Examples: penchant join invitation.json   |   penchant join --wait")(join)
+for _command in (
+    fleet.init,
+    fleet.invite,
+    fleet.enrol,
+    fleet.remove,
+    fleet.certify,
+    fleet.up,
+    fleet.status,
+    fleet.release,
+):
+    fleet_app.command()(_command)
+app.add_typer(fleet_app, name="fleet")
 app.command(epilog="Examples: penchant train   |   penchant train --epsilon 4")(train)
 
 

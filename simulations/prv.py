@@ -1,8 +1,8 @@
 """A second opinion on epsilon: the PRV accountant (Gopi, Lee and Wutschitz 2021), as Opacus implements it.
 
 It composes the Gaussian mechanism of each event by numerical convolution, an entirely different computation from
-`protocol.accounting`; the two must agree to its numerical error. What Skellam noise costs beyond Gaussian noise (about
-1e-4) is not in it.
+`protocol.accounting`; the two must agree to its numerical error. Discrete noise enters as the Gaussian noise that
+dominates it (`protocol/gaussian_domination.py`).
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ def merged(events: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:
     """Events of the same noise and sampling as one, so that the convolution is done once for each kind."""
     counts: dict[tuple[float, float], int] = {}
     for event in events:
-        key = (event.noise_multiplier, event.sampling_probability)
+        key = (event.gaussian_noise_multiplier, event.sampling_probability)
         counts[key] = counts.get(key, 0) + event.count
     return [PrivacyEvent(noise, sampling, count) for (noise, sampling), count in counts.items()]

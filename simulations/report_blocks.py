@@ -16,6 +16,8 @@ from simulations.prv import epsilon_prv
 if TYPE_CHECKING:
     from simulations.experiment import ExperimentSettings
 
+_NOISE = {"skellam": "Skellam noise", "discrete_gaussian": "discrete Gaussian noise"}
+
 
 def frame_block(frame: Frame, settings: ExperimentSettings) -> dict[str, Any]:
     """The fleet's frame: its digest, size and what it adapts."""
@@ -69,7 +71,7 @@ def privacy_block(result: FleetResult, settings: ExperimentSettings, frame: Fram
         "delta": settings.delta,
         "unit": "one person",
         "neighbours": "one person's contributions replaced by zeros, in every round",
-        "mechanism": "distributed Skellam noise inside secure aggregation, joint L2 clip per person",
+        "mechanism": f"distributed {_NOISE[last.task.mechanism]} inside secure aggregation, joint L2 clip per person",
         "noise_multiplier": settings.noise_multiplier,
         "clip": {outcome.task.kind: outcome.task.clip_norm for outcome in result.outcomes},
         "sampling": "no amplification claimed: everybody takes part in every round",

@@ -19,16 +19,23 @@ from numpy.typing import NDArray
 
 import client.app
 import client.stages
-from client.enrol import enrol
+from client.enrol import enrol, pinned_fleet
 from client.work import LocalUpdate
 from edge_runtime.device import Device
+from protocol.fleet_trust import FleetAuthority
+from protocol.keys import SigningKey
 from protocol.messages import RoundTask
+from server import fleet as server_fleet
 from server.aggregate import RoundOutcome
-from server.fleet import FleetSettings
+from server.credentials import ServerCredentials
+from server.fleet import FleetResult, FleetSettings
 from simulations.local_grid import LocalGrid
 
 BASE_SHA256 = hashlib.sha256(b"a base model for tests").hexdigest()
 DIMENSION = 40
+AUTHORITY = FleetAuthority("test-fleet", SigningKey.generate())
+SERVER_KEY = SigningKey.generate()
+CERTIFICATE = AUTHORITY.certify(SERVER_KEY.public_bytes)
 _templates = TemporaryDirectory(prefix="penchant-test-devices-")
 
 
@@ -46,14 +53,33 @@ def make_fleet(folder: Path, people: int, **settings: Any) -> list[Path]:
     """Create `people` enrolled devices that share; returns their homes."""
     homes = [Path(copytree(_new_device(number), folder / f"{number:04d}")) for number in range(people)]
     devices = [Device.open(home) for home in homes]
-    roster = [device.identity.public_bytes for device in devices]
+    roster = AUTHORITY.enrol(device.identity.public_bytes for device in devices)
     for number, device in enumerate(devices):
         device.vault.connection.execute("PRAGMA synchronous=OFF")
         device.change_settings(**{"share": True, "epsilon_budget": math.inf, "minimum_roster": 3, **settings})
-        enrol(device, roster)
+        enrol(device, AUTHORITY.invitation, roster)
         device.vault.put_blob("test/number", str(number).encode())
         device.close()
     return homes
+
+
+def credentials_of(homes: Sequence[Path]) -> ServerCredentials:
+    """The server's, for the members' list that the first of these devices has pinned."""
+    with Device.open(homes[0]) as device:
+        fleet = pinned_fleet(device)
+    return ServerCredentials(fleet.invitation, SERVER_KEY, CERTIFICATE, AUTHORITY.enrol(fleet.members, fleet.serial))
+
+
+def in_fleet(task: RoundTask, serial: int = 1) -> RoundTask:
+    """The task, as one of the test fleet's."""
+    return task.model_copy(update={"fleet_id": AUTHORITY.fleet_id, "roster_serial": serial})
+
+
+def run_fleet(grid: LocalGrid, settings: FleetSettings, out: Path, algorithm: Any, **options: Any) -> FleetResult:
+    """`server.fleet.run_fleet` with the credentials of the grid's fleet, unless others are given."""
+    if "credentials" not in options:
+        options["credentials"] = credentials_of(grid.homes)
+    return server_fleet.run_fleet(grid, settings, out, algorithm, **options)
 
 
 def number_of(device: Device) -> int:

@@ -32,11 +32,10 @@ from protocol.frames import Frame
 from protocol.messages import RoundTask
 from server.aggregate import RoundOutcome
 from server.store import Store
-from simulations.homes import fleet_roster
-from tests.fleet_help import make_fleet, vector_of
+from tests.fleet_help import credentials_of, make_fleet, vector_of
 
 PEOPLE = 4
-FILES = {"out": "out", "devices": "devices", "frame": "frame.cbor", "roster": "roster.txt"}
+FILES = {"out": "out", "devices": "devices", "frame": "frame.cbor", "credentials": "credentials"}
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
 
@@ -136,8 +135,7 @@ def test_the_same_apps_run_under_flowers_simulation_engine(tmp_path: Path) -> No
     home.mkdir()
     (home / "config.toml").write_text(CONFIG.format(port=port, people=PEOPLE))
     (tmp_path / "frame.cbor").write_bytes(frame.to_bytes())
-    roster = fleet_roster(homes[0])
-    (tmp_path / "roster.txt").write_text("".join(f"{identity.hex()}\n" for identity in roster))
+    credentials_of(homes).save(tmp_path / "credentials")
     overrides: dict[str, str | int | float] = {
         **{name: str(tmp_path / file) for name, file in FILES.items()},
         **{"run-id": "engine", "rounds": 2, "shared-rounds": 1, "basis-count": 2, "noise-multiplier": 0.0},

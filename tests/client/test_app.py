@@ -20,6 +20,7 @@ from protocol.messages import (
     AdvertiseRequest,
     CollectReply,
     CollectRequest,
+    ConfirmReply,
     Refusal,
     RefusalReason,
     RoundTask,
@@ -32,8 +33,16 @@ from protocol.messages import Message as WireMessage
 from protocol.secure_sum import ServerRound
 from server.planning import task_from_plan
 from simulations.local_grid import LocalGrid
-from tests.device_help import ask_device, share_artefacts
-from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions
+from tests.device_help import ask_device, share_artefacts, signed_release, signed_task
+from tests.fleet_help import (
+    BASE_SHA256,
+    CERTIFICATE,
+    MeanAlgorithm,
+    grid_of,
+    in_fleet,
+    make_fleet,
+    recorded_contributions,
+)
 
 PEOPLE = 5
 
@@ -55,12 +64,12 @@ class Fleet:
             "dropout_fraction": 1 / 3, "noise_multiplier": 1.0, "delta": 1e-5, "ring_bits": 16,
             "artefacts": self.digests, **changes,
         }  # fmt: skip
-        return task_from_plan(self.plan, **values)
+        return in_fleet(task_from_plan(self.plan, **values))
 
     def play(self, task: RoundTask) -> dict[str, list[WireMessage]]:
         """Carry a round through to its end; returns every device's request per stage."""
         server, everybody = ServerRound(task), range(self.people)
-        asked: dict[str, list[WireMessage]] = {"advertise": [AdvertiseRequest(task=task)] * self.people}
+        asked: dict[str, list[WireMessage]] = {"advertise": [signed_task(task)] * self.people}
         offers = [
             AdvertiseReply.from_bytes(ask_device(self.grid, "advertise", who, asked["advertise"][who]))
             for who in everybody
@@ -76,7 +85,11 @@ class Fleet:
         for who in everybody:
             data = ask_device(self.grid, "collect", who, asked["collect"][who])
             server.add_masked(offers[who].identity, CollectReply.from_bytes(data))
-        asked["unmask"] = [server.close_collect()] * self.people
+        asked["confirm"] = [server.close_collect()] * self.people
+        for who in everybody:
+            data = ask_device(self.grid, "confirm", who, asked["confirm"][who])
+            server.add_confirmation(offers[who].identity, ConfirmReply.from_bytes(data))
+        asked["unmask"] = [server.close_confirm()] * self.people
         for who in everybody:
             UnmaskReply.from_bytes(ask_device(self.grid, "unmask", who, asked["unmask"][who]))
         return asked
@@ -88,7 +101,7 @@ class Fleet:
 def changed(stage: str, request: WireMessage, task: RoundTask) -> WireMessage:
     """Another well-formed request for the same stage of the same round."""
     if isinstance(request, AdvertiseRequest):
-        return AdvertiseRequest(task=task.model_copy(update={"noise_multiplier": 0.5}))
+        return signed_task(task.model_copy(update={"noise_multiplier": 0.5}))
     if isinstance(request, ShareRequest):
         return request.model_copy(update={"roster": request.roster[:-1]})
     if isinstance(request, CollectRequest):
@@ -107,7 +120,7 @@ def test_every_stage_repeats_itself_to_the_byte_and_refuses_a_changed_request(tm
         for stage, requests in asked.items():
             assert ask_device(fleet.grid, stage, 0, requests[0]) == first[stage]
             refusal = fleet.refusal(stage, 0, changed(stage, requests[0], task))
-            assert refusal.reason is RefusalReason.STAGE, (stage, refusal.text)
+            assert refusal.reason is RefusalReason.STAGE, stage
     with Device.open(fleet.homes[0]) as device:
         (entry,) = DeviceLedger(device.vault).entries()
         assert entry.size_bytes == len(first["collect"]) and entry.roster_size == PEOPLE
@@ -121,15 +134,15 @@ def test_secrets_are_gone_after_the_last_reply_and_when_a_later_round_opens(tmp_
             states = device.vault.connection.execute("SELECT state FROM federated_rounds").fetchall()
             assert states == [(None,)]
         later, latest = fleet.task(round=1), fleet.task(round=2)
-        AdvertiseReply.from_bytes(ask_device(fleet.grid, "advertise", 0, AdvertiseRequest(task=later)))
-        AdvertiseReply.from_bytes(ask_device(fleet.grid, "advertise", 0, AdvertiseRequest(task=latest)))
+        AdvertiseReply.from_bytes(ask_device(fleet.grid, "advertise", 0, signed_task(later)))
+        AdvertiseReply.from_bytes(ask_device(fleet.grid, "advertise", 0, signed_task(latest)))
         with Device.open(fleet.homes[0]) as device:
             rows = device.vault.connection.execute(
                 "SELECT round, state IS NULL FROM federated_rounds ORDER BY round"
             ).fetchall()
             assert rows == [(0, 1), (1, 1), (2, 0)]
         # The earlier rounds cannot be reopened, nor asked anything more.
-        assert fleet.refusal("advertise", 0, AdvertiseRequest(task=later)).reason is RefusalReason.STAGE
+        assert fleet.refusal("advertise", 0, signed_task(later)).reason is RefusalReason.STAGE
         assert fleet.refusal("unmask", 0, asked["unmask"][0]).reason is RefusalReason.STAGE
 
 
@@ -138,8 +151,8 @@ def test_stages_cannot_be_skipped(tmp_path: Path) -> None:
     with recorded_contributions():
         asked = fleet.play(fleet.task())
         task = fleet.task(round=1)
-        ask_device(fleet.grid, "advertise", 0, AdvertiseRequest(task=task))
-        for stage in ("collect", "unmask"):
+        ask_device(fleet.grid, "advertise", 0, signed_task(task))
+        for stage in ("collect", "confirm", "unmask"):
             request = asked[stage][0].model_copy(update={"task_digest": task.digest()})
             assert fleet.refusal(stage, 0, request).reason is RefusalReason.STAGE
         with Device.open(fleet.homes[0]) as device:
@@ -159,7 +172,7 @@ def test_the_owner_decides(tmp_path: Path) -> None:
         for number, (rules, changes, reason) in enumerate(cases):
             with Device.open(fleet.homes[0]) as device:
                 device.change_settings(**{"share": True, "epsilon_budget": 1e9, "minimum_roster": 3, **rules})
-            request = AdvertiseRequest(task=fleet.task(round=number, **changes))
+            request = signed_task(fleet.task(round=number, **changes))
             assert fleet.refusal("advertise", 0, request).reason is reason, rules
 
 
@@ -168,7 +181,7 @@ def test_the_budget_is_spent_round_by_round_and_then_the_device_stays_out(tmp_pa
     with recorded_contributions():
         for number in range(2):
             fleet.play(fleet.task(round=number))
-        request = AdvertiseRequest(task=fleet.task(round=2))
+        request = signed_task(fleet.task(round=2))
         assert fleet.refusal("advertise", 0, request).reason is RefusalReason.BUDGET
     with Device.open(fleet.homes[0]) as device:
         assert 0.0 < DeviceLedger(device.vault).epsilon(1e-5) <= 8.0
@@ -180,12 +193,12 @@ def test_a_stranger_on_the_roster_is_refused(tmp_path: Path) -> None:
     server = ServerRound(task)
     with recorded_contributions():
         for who in range(PEOPLE):
-            data = ask_device(fleet.grid, "advertise", who, AdvertiseRequest(task=task))
+            data = ask_device(fleet.grid, "advertise", who, signed_task(task))
             server.add_advertisement(AdvertiseReply.from_bytes(data))
-        data = ask_device(strangers.grid, "advertise", PEOPLE, AdvertiseRequest(task=task))
+        data = ask_device(strangers.grid, "advertise", PEOPLE, signed_task(task))
         server.add_advertisement(AdvertiseReply.from_bytes(data))
         refusal = fleet.refusal("share", 0, server.close_advertise())
-    assert refusal.reason is RefusalReason.ROSTER and "enrolled" in refusal.text
+    assert refusal.reason is RefusalReason.ROSTER
 
 
 def test_failing_work_tells_the_server_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +221,10 @@ def test_failing_work_tells_the_server_nothing(tmp_path: Path, monkeypatch: pyte
 def test_malformed_bytes_and_altered_artefacts_are_refused(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path)
     with recorded_contributions():
-        for stage in ("setup", "advertise", "share", "collect", "unmask"):
+        for stage in ("setup", "advertise", "share", "collect", "confirm", "unmask"):
             assert fleet.refusal(stage, 0, b"not cbor").reason is RefusalReason.MALFORMED
-        wrong = SetupRequest(artefacts={"1" * 64: b"something else"})
+        altered = signed_release("shared", b"these bytes", BASE_SHA256).model_copy(update={"data": b"others"})
+        wrong = SetupRequest(certificate=CERTIFICATE, releases=(altered,))
         assert fleet.refusal("setup", 0, wrong).reason is RefusalReason.ARTEFACT
 
 

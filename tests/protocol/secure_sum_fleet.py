@@ -14,6 +14,8 @@ from protocol.messages import (
     AdvertiseReply,
     CollectReply,
     CollectRequest,
+    ConfirmReply,
+    ConfirmRequest,
     RoundTask,
     ShareReply,
     ShareRequest,
@@ -86,12 +88,19 @@ class SmallFleet:
         requests: dict[int, CollectRequest],
         vectors: dict[int, NDArray[np.int64]],
         gone: Collection[int] = (),
-    ) -> UnmaskRequest:
+    ) -> ConfirmRequest:
         for device in self._left(gone):
             state, reply = secure_sum.mask(self._reload(device), requests[device], vectors[device])
             self.states[device] = state
             self.server.add_masked(self.fleet[device], CollectReply.from_bytes(self._wire(reply.to_bytes())))
-        return UnmaskRequest.from_bytes(self.server.close_collect().to_bytes())
+        return ConfirmRequest.from_bytes(self.server.close_collect().to_bytes())
+
+    def confirm(self, request: ConfirmRequest, gone: Collection[int] = ()) -> UnmaskRequest:
+        if self.server.graph.needs_confirmation:
+            for device in self._left(gone):
+                self.states[device], reply = secure_sum.confirm(self._reload(device), request, self.keys[device])
+                self.server.add_confirmation(self.fleet[device], ConfirmReply.from_bytes(self._wire(reply.to_bytes())))
+        return UnmaskRequest.from_bytes(self.server.close_confirm().to_bytes())
 
     def unmask(self, request: UnmaskRequest, gone: Collection[int] = ()) -> NDArray[np.uint32]:
         for device in self._left(gone):

@@ -41,6 +41,44 @@ def test_sampled_epsilon_is_pld(noise, probability, rounds, delta, expected):
     assert accountant.epsilon_rdp(delta) > expected  # sampling ignored
 
 
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize(("noise", "rounds"), [(0.4, 1), (1.0, 5), (5.0, 20), (30.0, 300)])
+def test_continuous_epsilon_is_dp_accountings_to_one_percent(noise, rounds, delta):
+    accounting = pytest.importorskip("dp_accounting")
+    from dp_accounting import pld
+
+    reference = pld.PLDAccountant(accounting.NeighboringRelation.REPLACE_SPECIAL)
+    reference.compose(accounting.GaussianDpEvent(noise), rounds)
+    expected = reference.get_epsilon(delta)
+    assert Accountant([PrivacyEvent(noise, count=rounds)]).epsilon(delta) == pytest.approx(expected, rel=0.01, abs=1e-3)
+
+
+def test_sampled_and_unsampled_rounds_compose_as_dp_accounting_has_it():
+    accounting = pytest.importorskip("dp_accounting")
+    from dp_accounting import pld
+
+    reference = pld.PLDAccountant(accounting.NeighboringRelation.REPLACE_SPECIAL)
+    reference.compose(accounting.GaussianDpEvent(6.0), 4)
+    reference.compose(accounting.PoissonSampledDpEvent(0.2, accounting.GaussianDpEvent(2.0)), 10)
+    ours = Accountant([PrivacyEvent(6.0, count=4), PrivacyEvent(2.0, 0.2, 10)]).epsilon(1e-5)
+    assert ours == pytest.approx(reference.get_epsilon(1e-5), rel=0.01)
+
+
+@pytest.mark.parametrize("mechanism", ["skellam", "discrete_gaussian"])
+def test_sampled_integer_noise_costs_a_little_more_than_continuous(mechanism):
+    pytest.importorskip("dp_accounting")
+    continuous = Accountant([PrivacyEvent(1.5, 0.3, 4)]).epsilon(1e-5)
+    small = PrivacyEvent(1.5, 0.3, 4, 4.0, 16.0, mechanism)  # a standard deviation of six integers
+    assert continuous < Accountant([small]).epsilon(1e-5) < continuous * 1.02
+
+
+def test_an_event_of_an_older_ledger_is_skellam_noise():
+    old = '{"noise_multiplier": 2.0, "l2_sensitivity": 9.0, "l1_sensitivity": 81.0}'
+    (event,) = Accountant.from_json(f'{{"version": 1, "events": [{old}]}}').events
+    assert (event.mechanism, event.shares, event.variance) == ("skellam", 1, 324.0)
+    assert event.gaussian_noise_multiplier == pytest.approx(math.sqrt(324 - 1 / 3) / 9, rel=1e-5)
+
+
 def test_events_compose_as_one_population():
     parts = Accountant([PrivacyEvent(2.0, count=3), PrivacyEvent(4.0, count=8)])
     squared = 3 / 4 + 8 / 16
@@ -81,7 +119,8 @@ def test_json_round_trip_and_damage():
     "arguments",
     [{"noise_multiplier": -1.0}, {"noise_multiplier": math.nan}, {"noise_multiplier": 1.0, "count": -1},
      {"noise_multiplier": 1.0, "sampling_probability": 0.0},
-     {"noise_multiplier": 1.0, "l2_sensitivity": 3.0}],
+     {"noise_multiplier": 1.0, "l2_sensitivity": 3.0}, {"noise_multiplier": 1.0, "mechanism": "laplace"},
+     {"noise_multiplier": 1.0, "shares": 0}],
 )  # fmt: skip
 def test_impossible_events_are_refused(arguments):
     with pytest.raises(ProtocolError):

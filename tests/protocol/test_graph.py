@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolError
-from protocol.graph import Graph, plan_graph
+from protocol.graph import Graph, plan_graph, quorum
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,9 +54,19 @@ def test_small_cohorts_survive_a_third_at_each_stage(cohort, stages):
     assert 2 <= plan.threshold <= plan.degree <= 4 * plan.threshold
 
 
-def test_split_view_is_withstood_exactly_above_half():
-    assert plan_graph(26, vanishing_stages=1).withstands_split_view
-    assert not plan_graph(26, vanishing_stages=2).withstands_split_view
+@given(count=st.integers(1, 65_536), colluding=st.integers(0, 6_553))
+def test_two_quorums_share_an_honest_device(count, colluding):
+    assert quorum(count) <= count
+    if 10 * colluding <= count:
+        assert 2 * quorum(count) - count > colluding  # the fewest that two sets of this size share
+    assert 2 * (quorum(count) - 1) <= 1.1 * count  # and no more devices are asked for than that takes
+
+
+@pytest.mark.parametrize(("stages", "needed"), [(1, False), (2, True), (3, True)])
+def test_signatures_are_needed_exactly_where_two_sets_of_neighbours_could_answer(stages, needed):
+    plan = plan_graph(26, vanishing_stages=stages)
+    graph = Graph.over(26, seed=bytes(32), degree=plan.degree, threshold=plan.threshold)
+    assert graph.needs_confirmation == needed == (2 * plan.threshold <= 1.1 * plan.degree)
 
 
 @pytest.mark.parametrize("cohort", [100, 500, 2000])

@@ -27,7 +27,7 @@ def test_means_of_updates_and_metrics_arrive_without_noise():
     updates = [rng.normal(size=60) * scale for scale in [0.01] * 11 + [100.0]]
     vectors = {device: plan.contribute(update, 20.0, 10) for device, update in enumerate(updates)}
     request = fleet.collect(fleet.share(fleet.advertise()), vectors, gone=[0])
-    mean = plan.decode(fleet.unmask(request), len(request.survivors))
+    mean = plan.decode(fleet.unmask(fleet.confirm(request)), len(request.survivors))
     last = updates[11] * (0.5 / np.linalg.norm(updates[11]))
     expected = (sum(updates[1:11]) + last) / 11
     np.testing.assert_allclose(mean.update, expected, atol=2 / plan.task.scale)
@@ -36,9 +36,11 @@ def test_means_of_updates_and_metrics_arrive_without_noise():
     assert mean.example_count == pytest.approx(10.0, abs=2.0)
 
 
+@pytest.mark.parametrize("mechanism", ["skellam", "discrete_gaussian"])
 @pytest.mark.parametrize("survivors", [8, 12])
-def test_noise_on_the_sum_has_the_planned_deviation(survivors):
-    plan = make_plan(dimension=2045, noise_multiplier=2.0, ring_bits=24)
+def test_noise_on_the_sum_has_the_planned_deviation(survivors, mechanism):
+    plan = make_plan(dimension=2045, noise_multiplier=2.0, ring_bits=24, mechanism=mechanism)
+    assert plan.noise.mechanism == plan.privacy_event().mechanism == mechanism
     rng = np.random.default_rng(survivors)
     total = sum(plan.contribute(np.zeros(2045), 0.0, 0, rounding_rng=rng, noise_rng=rng) for _ in range(survivors))
     noise = plan.codec.decode(reduce_to_ring(total, 24))[:2045]
@@ -55,6 +57,11 @@ def test_event_accounts_for_the_rounded_joint_sensitivity():
     assert event.noise_multiplier == 1.0 and event.sampling_probability == 1.0
     assert event.l2_sensitivity == plan.codec.rounded_sensitivity >= plan.task.scale * plan.layout.joint_norm(0.5)
     assert plan.noise.share_variance == pytest.approx(plan.codec.rounded_sensitivity**2 / 8)
+
+
+def test_an_unknown_mechanism_is_no_task():
+    with pytest.raises(ValueError, match="mechanism"):
+        make_plan(mechanism="laplace")
 
 
 def test_a_zero_or_broken_update_still_takes_part():
@@ -77,7 +84,7 @@ def test_planned_round_loses_a_third_and_still_sums():
     fleet, rng = SmallFleet(plan.task), np.random.default_rng(1)
     vectors = {device: plan.contribute(rng.normal(size=5), 1.0, 1) for device in range(18)}
     request = fleet.collect(fleet.share(fleet.advertise()), vectors, gone=[0, 3, 6, 9, 12, 15])
-    total = fleet.unmask(request, gone=[1, 4, 7, 10])
+    total = fleet.unmask(fleet.confirm(request), gone=[1, 4, 7, 10])
     np.testing.assert_array_equal(
         total, reduce_to_ring(sum(vectors[device] for device in request.survivors), plan.task.ring_bits)
     )

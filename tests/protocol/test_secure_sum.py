@@ -15,6 +15,8 @@ from protocol.messages import (
     AdvertiseReply,
     CollectReply,
     CollectRequest,
+    ConfirmReply,
+    ConfirmRequest,
     ShareReply,
     ShareRequest,
     UnmaskReply,
@@ -22,6 +24,7 @@ from protocol.messages import (
 )
 from protocol.roster import add_pairwise, advertisement_transcript, roster_digest, self_mask_key
 from protocol.secure_sum import ServerRound
+from protocol.survivor_list import survivors_transcript
 from tests.protocol.secure_sum_fleet import SmallFleet, make_task, random_vectors
 
 
@@ -30,11 +33,11 @@ def expected_sum(fleet, vectors, survivors):
     return masks.reduce_to_ring(total, fleet.task.ring_bits)
 
 
-def run_round(fleet, vectors, gone=((), (), (), ())):
+def run_round(fleet, vectors, gone=((), (), (), (), ())):
     requests = fleet.share(fleet.advertise(gone[0]), gone[1])
     request = fleet.collect(requests, vectors, gone[2])
     survivors = sorted(fleet.states)
-    return fleet.unmask(request, gone[3]), survivors
+    return fleet.unmask(fleet.confirm(request, gone[3]), gone[4]), survivors
 
 
 @settings(max_examples=25, deadline=None)
@@ -53,23 +56,23 @@ def test_sum_is_exact_when_everybody_stays(cohort, ring_bits, dimension, seed):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), stage=st.integers(0, 3), cohort=st.integers(6, 18))
+@given(seed=st.integers(0, 2**32 - 1), stage=st.integers(0, 4), cohort=st.integers(6, 18))
 def test_sum_is_exact_when_a_third_vanishes_at_one_stage(seed, stage, cohort):
     rng = np.random.default_rng(seed)
     fleet = SmallFleet(make_task(cohort))
     vectors = random_vectors(fleet, rng)
-    gone = [()] * 4
+    gone = [()] * 5
     gone[stage] = rng.permutation(cohort)[: cohort // 3].tolist()
     total, survivors = run_round(fleet, vectors, gone)
     np.testing.assert_array_equal(total, expected_sum(fleet, vectors, survivors))
 
 
-@pytest.mark.parametrize("stages", [(0, 1, 2), (0, 2, 3), (0, 1, 3)])
-def test_sum_is_exact_when_a_third_vanishes_before_the_roster_and_at_two_stages_after(stages):
+@pytest.mark.parametrize("stages", [(0, 1, 4), (0, 2, 4), (0, 3, 4)])
+def test_sum_is_exact_when_a_third_vanishes_before_the_roster_and_on_both_sides_of_the_signatures(stages):
     rng = np.random.default_rng(5)
     fleet = SmallFleet(make_task(27))
     vectors = random_vectors(fleet, rng)
-    left, gone = list(range(27)), [(), (), (), ()]
+    left, gone = list(range(27)), [(), (), (), (), ()]
     for stage in stages:
         gone[stage] = rng.permutation(left)[: len(left) // 3].tolist()
         left = [device for device in left if device not in gone[stage]]
@@ -82,7 +85,7 @@ def test_sum_is_exact_over_a_sparse_graph_with_dropouts_at_every_stage():
     fleet = SmallFleet(make_task(24, graph_degree=12, graph_threshold=4))
     vectors = random_vectors(fleet, rng)
     order = rng.permutation(24).tolist()
-    gone = (order[:2], order[2:4], order[4:8], order[8:10])
+    gone = (order[:2], order[2:4], order[4:8], order[8:10], order[10:12])
     total, survivors = run_round(fleet, vectors, gone)
     assert fleet.server.graph.degree == 12
     assert len(survivors) == 16
@@ -103,7 +106,7 @@ def test_too_few_survivors_abort_and_no_device_unmasks():
 def test_below_the_threshold_the_sum_stays_masked():
     fleet = SmallFleet(make_task(9))
     vectors = random_vectors(fleet, np.random.default_rng(0))
-    request = fleet.collect(fleet.share(fleet.advertise()), vectors)
+    request = fleet.confirm(fleet.collect(fleet.share(fleet.advertise()), vectors))
     assert not fleet.server.ready()
     with pytest.raises(ProtocolError, match="shares for one device"):
         fleet.unmask(request, gone=range(fleet.server.graph.threshold, 9))
@@ -260,7 +263,19 @@ def masked():
     fleet = SmallFleet(make_task(9))
     requests = fleet.share(fleet.advertise())
     vectors = random_vectors(fleet, np.random.default_rng(3))
-    return fleet, requests, vectors, fleet.collect(requests, vectors, gone=[8])
+    listed = fleet.collect(requests, vectors, gone=[8])
+    return fleet, requests, vectors, listed
+
+
+def with_signatures(fleet, request, signers):
+    """The list with signatures that the devices gave, whatever else they would sign."""
+    signatures = {
+        device: fleet.keys[device].sign(survivors_transcript(fleet.task, fleet.states[device].roster, request))
+        for device in signers
+    }
+    return UnmaskRequest(
+        task_digest=request.task_digest, survivors=request.survivors, dropped=request.dropped, signatures=signatures
+    )
 
 
 def test_steps_out_of_order_are_refused(masked):
@@ -271,19 +286,25 @@ def test_steps_out_of_order_are_refused(masked):
     with pytest.raises(ProtocolError, match="stands at advertised"):
         secure_sum.mask(fresh, requests[0], vectors[0])
     with pytest.raises(ProtocolError, match="stands at advertised"):
-        secure_sum.unmask(fresh, request)
+        secure_sum.confirm(fresh, request, fleet.keys[0])
+    with pytest.raises(ProtocolError, match="stands at advertised"):
+        secure_sum.unmask(fresh, with_signatures(fleet, request, range(8)))
     with pytest.raises(ProtocolError, match="another task"):
-        secure_sum.unmask(fleet.states[0], request.model_copy(update={"task_digest": "c" * 64}))
+        secure_sum.confirm(fleet.states[0], request.model_copy(update={"task_digest": "c" * 64}), fleet.keys[0])
+    with pytest.raises(ProtocolError, match="identity that advertised"):
+        secure_sum.confirm(fleet.states[0], request, fleet.keys[1])
 
 
 def test_never_both_kinds_of_share_for_one_device(masked):
-    fleet, _, _, request = masked
+    fleet, _, _, listed = masked
+    request = fleet.confirm(listed)
     state, reply = secure_sum.unmask(fleet.states[0], request)
     assert set(reply.seed_shares) == set(range(1, 8)) and set(reply.key_shares) == {8}
     assert not set(reply.seed_shares) & set(reply.key_shares)
     # The same list again: the same answer. Another list, ever: refused.
     assert secure_sum.unmask(state, request)[1] == reply
-    switched = request.model_copy(update={"survivors": (0, 1, 2, 3, 4, 5, 6), "dropped": (7, 8)})
+    other = listed.model_copy(update={"survivors": (0, 1, 2, 3, 4, 5, 6), "dropped": (7, 8)})
+    switched = with_signatures(fleet, other, range(7))
     with pytest.raises(ProtocolError, match="only one"):
         secure_sum.unmask(state, switched)
     restored = secure_sum.DeviceRound.from_bytes(state.to_bytes())
@@ -305,6 +326,12 @@ def test_never_both_kinds_of_share_for_one_device(masked):
 def test_inconsistent_survivors_are_refused(masked, survivors, dropped, match):
     fleet, _, _, request = masked
     with pytest.raises(ProtocolError, match=match):
+        secure_sum.confirm(
+            fleet.states[0],
+            ConfirmRequest(task_digest=request.task_digest, survivors=survivors, dropped=dropped),
+            fleet.keys[0],
+        )
+    with pytest.raises(ProtocolError, match=match):
         secure_sum.unmask(
             fleet.states[0],
             UnmaskRequest(task_digest=request.task_digest, survivors=survivors, dropped=dropped),
@@ -317,7 +344,53 @@ def test_survivor_whose_shares_never_arrived_is_refused():
     requests = fleet.share(fleet.advertise(), gone=[8])
     request = fleet.collect(requests, random_vectors(fleet, np.random.default_rng(3)))
     with pytest.raises(ProtocolError, match="never arrived"):
-        secure_sum.unmask(fleet.states[0], request.model_copy(update={"survivors": tuple(range(9))}))
+        secure_sum.confirm(fleet.states[0], request.model_copy(update={"survivors": tuple(range(9))}), fleet.keys[0])
+
+
+def test_a_list_without_a_quorums_signatures_is_answered_by_nobody(masked):
+    fleet, _, _, listed = masked
+    assert fleet.server.graph.needs_confirmation
+    state = fleet.states[0]
+    with pytest.raises(ProtocolError, match="0 of 5 signatures"):
+        secure_sum.unmask(state, with_signatures(fleet, listed, ()))
+    with pytest.raises(ProtocolError, match="4 of 5 signatures"):
+        secure_sum.unmask(state, with_signatures(fleet, listed, range(4)))
+    with pytest.raises(ProtocolError, match="not a survivor's"):
+        fleet.states[8] = state
+        secure_sum.unmask(state, with_signatures(fleet, listed, (1, 2, 3, 4, 8)))
+    signed = with_signatures(fleet, listed, range(1, 6))
+    forged = {**signed.signatures, 5: signed.signatures[4]}
+    with pytest.raises(ProtocolError, match="signature is wrong"):
+        secure_sum.unmask(state, signed.model_copy(update={"signatures": forged}))
+    other = listed.model_copy(update={"survivors": tuple(range(7)), "dropped": (7, 8)})
+    elsewhere = with_signatures(fleet, other, range(1, 6)).signatures
+    with pytest.raises(ProtocolError, match="signature is wrong"):
+        secure_sum.unmask(state, signed.model_copy(update={"signatures": elsewhere}))
+    secure_sum.unmask(state, signed)  # the device itself was away when the others signed
+
+
+def test_a_device_signs_one_list_and_answers_no_other(masked):
+    fleet, _, _, listed = masked
+    state, reply = secure_sum.confirm(fleet.states[0], listed, fleet.keys[0])
+    assert secure_sum.confirm(state, listed, fleet.keys[0])[1] == reply
+    other = listed.model_copy(update={"survivors": tuple(range(7)), "dropped": (7, 8)})
+    with pytest.raises(ProtocolError, match="only one"):
+        secure_sum.confirm(state, other, fleet.keys[0])
+    with pytest.raises(ProtocolError, match="only one"):
+        secure_sum.unmask(state, with_signatures(fleet, other, range(7)))
+
+
+def test_the_server_counts_only_survivors_signatures_under_this_list(masked):
+    fleet, _, _, listed = masked
+    _, reply = secure_sum.confirm(fleet.states[0], listed, fleet.keys[0])
+    with pytest.raises(ProtocolError, match="signature is wrong"):
+        fleet.server.add_confirmation(fleet.fleet[1], reply)
+    with pytest.raises(ProtocolError, match="not among the survivors"):
+        fleet.server.add_confirmation(fleet.fleet[8], reply)
+    fleet.server.add_confirmation(fleet.fleet[0], reply)
+    fleet.server.add_confirmation(fleet.fleet[0], reply)
+    with pytest.raises(ProtocolError, match="1 devices signed the list"):
+        fleet.server.close_confirm()
 
 
 def test_boxes_that_do_not_open_are_refused():
@@ -344,7 +417,8 @@ def test_too_few_boxes_for_the_noise_are_refused_before_training():
 
 
 def test_wrong_shares_are_noticed_not_summed(masked):
-    fleet, _, _, request = masked
+    fleet, _, _, listed = masked
+    request = fleet.confirm(listed)
     for device in range(8):
         _, reply = secure_sum.unmask(fleet.states[device], request)
         if device == 0:
@@ -356,8 +430,8 @@ def test_wrong_shares_are_noticed_not_summed(masked):
 
 
 def test_server_refuses_replies_of_the_wrong_kind(masked):
-    fleet, _, _, request = masked
-    _, reply = secure_sum.unmask(fleet.states[0], request)
+    fleet, _, _, listed = masked
+    _, reply = secure_sum.unmask(fleet.states[0], fleet.confirm(listed))
     for seeds, keys in [
         ({}, reply.key_shares),
         (reply.seed_shares, {}),
@@ -375,11 +449,12 @@ def test_server_refuses_replies_of_the_wrong_kind(masked):
 def test_a_crashed_server_replays_stored_replies_to_the_same_sum():
     fleet = SmallFleet(make_task(7))
     vectors = random_vectors(fleet, np.random.default_rng(2))
-    total, _ = run_round(fleet, vectors, ((), (1,), (2,), (3,)))
+    total, _ = run_round(fleet, vectors, ((), (1,), (2,), (), (3,)))
     stored = iter(fleet.received)
     adverts = [AdvertiseReply.from_bytes(next(stored)) for _ in range(7)]
     shares = {device: ShareReply.from_bytes(next(stored)) for device in (0, 2, 3, 4, 5, 6)}
     collected = {device: CollectReply.from_bytes(next(stored)) for device in (0, 3, 4, 5, 6)}
+    signed = {device: ConfirmReply.from_bytes(next(stored)) for device in (0, 3, 4, 5, 6)}
     revealed = {device: UnmaskReply.from_bytes(next(stored)) for device in (0, 4, 5, 6)}
     again = ServerRound(fleet.task, fleet=fleet.fleet)
     for advert in reversed(adverts):
@@ -392,6 +467,9 @@ def test_a_crashed_server_replays_stored_replies_to_the_same_sum():
         again.add_masked(fleet.fleet[device], collected[device])
         again.add_masked(fleet.fleet[device], collected[device])  # counted once
     assert again.close_collect().survivors == (0, 3, 4, 5, 6)
+    for device in reversed(signed):
+        again.add_confirmation(fleet.fleet[device], signed[device])
+    again.close_confirm()
     for device, reply in revealed.items():
         again.add_unmask(fleet.fleet[device], reply)
     np.testing.assert_array_equal(again.recover_sum(), total)
@@ -407,6 +485,6 @@ def test_share_and_upload_sizes_fit_the_wire_budget():
 def test_damaged_state_is_refused():
     state, _ = secure_sum.advertise(make_task(4), SigningKey.generate())
     for data in (b"", state.to_bytes()[:-3], b"\x80"):
-        with pytest.raises(ProtocolError, match=r"damaged|not CBOR|bytes"):
+        with pytest.raises(ProtocolError, match=r"damaged|not CBOR|canonical|invalid field"):
             secure_sum.DeviceRound.from_bytes(data)
     assert state.mask_seed.hex() not in repr(state)

@@ -17,7 +17,7 @@ from protocol.frames import Frame
 from server.algorithms import PreferenceBases, PreferencePlan
 from server.fleet import FleetSettings
 from server.store import Store
-from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions
+from tests.fleet_help import MeanAlgorithm, credentials_of, grid_of, make_fleet, recorded_contributions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG: dict[str, bool | float | int | str] = {"run-id": "r", "rounds": 2, "noise-multiplier": 1, "delta": 1e-5}
@@ -35,8 +35,9 @@ def test_settings_come_from_the_run_configuration() -> None:
 
 def test_the_app_runs_a_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = grid_of(make_fleet(tmp_path / "devices", 4))
+    credentials_of(grid.homes).save(tmp_path / "credentials")
     monkeypatch.setattr(server.app, "algorithm_factory", lambda config, out: MeanAlgorithm())
-    config = {**CONFIG, "out": str(tmp_path / "out")}
+    config = {**CONFIG, "out": str(tmp_path / "out"), "credentials": str(tmp_path / "credentials")}
     context = Context(1, 1, {}, RecordDict(), config)
     with recorded_contributions():
         server.app.app(grid, context)
@@ -76,10 +77,12 @@ def project_config() -> dict[str, bool | float | int | str]:
 def test_every_key_of_the_project_file_is_read_and_every_key_read_is_in_it(tmp_path: Path) -> None:
     config = Recording(project_config() | {"frame": str(frame_file(tmp_path)), "devices": str(tmp_path)})
     server.app.settings_from(config)
-    server.app.roster_from(config)
     server.app.default_algorithm(config, tmp_path)
     assert client.app.home_of(Context(1, 1, {"partition-id": 3}, RecordDict(), config)) == tmp_path / "0003"
     with pytest.raises(PenchantError, match="'out' is missing"):
+        server.app.app(grid_of([]), Context(1, 1, {}, RecordDict(), config))
+    config["out"] = str(tmp_path / "out")
+    with pytest.raises(PenchantError, match="'credentials' is missing"):
         server.app.app(grid_of([]), Context(1, 1, {}, RecordDict(), config))
     assert config.read == set(config)
     training = {key.removeprefix("train.").replace("-", "_") for key in config if key.startswith("train.")}
@@ -96,19 +99,6 @@ def test_what_the_project_file_leaves_empty_is_the_codes_default(tmp_path: Path)
     assert PreferencePlan().rounds == settings.rounds  # the run is not cut short
     with pytest.raises(PenchantError, match="'delta' is missing"):
         server.app.settings_from(config | {"delta": ""})
-
-
-def test_the_roster_comes_from_a_file_of_hex_keys(tmp_path: Path) -> None:
-    keys = frozenset(bytes([number]) * 32 for number in range(3))
-    (tmp_path / "roster").write_text("".join(f"{key.hex()}\n" for key in keys))
-    assert server.app.roster_from({"roster": str(tmp_path / "roster")}) == keys
-    assert server.app.roster_from({"roster": ""}) is None and server.app.roster_from({}) is None
-    for wrong in ("", "00ff\n", "no keys\n"):
-        (tmp_path / "roster").write_text(wrong)
-        with pytest.raises(PenchantError, match="roster"):
-            server.app.roster_from({"roster": str(tmp_path / "roster")})
-    with pytest.raises(PenchantError, match="roster"):
-        server.app.roster_from({"roster": str(tmp_path / "absent")})
 
 
 def frame_file(folder: Path) -> Path:

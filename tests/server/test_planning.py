@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from protocol.errors import PenchantError
-from server.planning import default_minimum_survivors, stages_survived, task_from_plan
+from server.planning import default_minimum_survivors, draw_cohort, stages_survived, task_from_plan
 
 PLAN = {
     "kind": "bases", "dimension": 64, "basis_count": 4, "clip_norm": 2.0, "base_sha256": "0" * 64,
@@ -48,3 +50,29 @@ def test_the_threshold_leaves_room_for_the_planned_losses() -> None:
 def test_an_impossible_plan_is_refused(changes: dict[str, Any], fleet: dict[str, Any], message: str) -> None:
     with pytest.raises(PenchantError, match=message):
         plan(changes, **fleet)
+
+
+def test_nobody_starts_sooner_than_the_spacing() -> None:
+    """Ten rounds of a small fleet: starts are spaced, participations go on, and too few raises."""
+    people, starts = [f"{number:02x}" for number in range(12)], dict[str, int]()
+    draw, all_starts = random.Random(0), dict[str, list[int]]()
+    for number in range(10):
+        cohort = draw_cohort(people, starts, draw, round=number, size=3, spacing=4, bands=2)
+        fresh = [person for person in cohort if number - starts.get(person, -99) >= 4]
+        going_on = [person for person in cohort if person not in fresh]
+        assert len(fresh) == 3 and all(number - starts[person] == 1 for person in going_on)
+        assert len(going_on) == (3 if number else 0) and cohort == sorted(cohort)
+        for person in fresh:
+            starts[person] = number
+            all_starts.setdefault(person, []).append(number)
+    assert all(b - a >= 4 for rounds in all_starts.values() for a, b in pairwise(rounds))
+    with pytest.raises(PenchantError, match="may start in round 10"):
+        draw_cohort(people, starts, draw, round=10, size=5, spacing=4, bands=2)
+    # without a spacing everybody may, and another attempt at a round may ask the same people
+    assert len(draw_cohort(people, dict.fromkeys(people, 10), draw, round=10, size=12)) == 12
+
+
+def test_mechanism_spacing_and_strategy_reach_the_task() -> None:
+    task = plan(mechanism="discrete_gaussian", spacing=3, strategy=(1.0, 0.5))
+    assert (task.mechanism, task.spacing, task.strategy) == ("discrete_gaussian", 3, (1.0, 0.5))
+    assert (plan().mechanism, plan().spacing, plan().strategy) == ("skellam", 1, (1.0,))

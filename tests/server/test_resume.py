@@ -16,10 +16,10 @@ import client.stages
 from client.ledger import DeviceLedger
 from edge_runtime.device import Device
 from protocol.errors import PenchantError
-from server.fleet import FleetResult, run_fleet
+from server.fleet import FleetResult
 from server.releases import ReleaseShelf
 from server.store import Store
-from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions, settings_of
+from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions, run_fleet, settings_of
 
 PEOPLE, ROUNDS = 3, 2
 
@@ -101,6 +101,27 @@ def test_killed_anywhere_it_resumes_to_the_same_sum_and_spends_once(
     runs = len(points) + 1
     with Device.open(homes[0]) as device:
         assert len(DeviceLedger(device.vault).entries()) == runs * ROUNDS
+
+
+def test_killed_while_the_survivors_sign_it_asks_for_the_same_and_spends_once(tmp_path: Path) -> None:
+    """Five people need a fifth question; the unmask request of the resumed server is the one that was written."""
+    homes = make_fleet(tmp_path / "devices", 5)
+    with recorded_contributions() as seen:
+        run(homes, "clean", tmp_path / "clean")
+        labels = list(run.labels)  # type: ignore[attr-defined]
+        first, last = labels.index("collect to confirm"), labels.index("unmask replies")
+        assert "confirm replies" in labels[first:last] and "spend" in labels[first:last]
+        for dies_at in range(first, last + 1):
+            for after_commit in (False, True):
+                name = f"killed-{dies_at}-{after_commit}"
+                with pytest.raises(KilledError):
+                    run(homes, name, tmp_path / name, dies_at=dies_at, after_commit=after_commit)
+                client.app.close_devices()
+                result = run(homes, name, tmp_path / name)
+                assert len(result.outcomes) == ROUNDS and not result.aborted and len(result.ledger) == ROUNDS
+                outcome = result.outcomes[0]
+                parts = [seen[(outcome.task.digest(), person)] for person in range(5)]
+                assert np.array_equal(outcome.integer_sum, np.sum(parts, axis=0)), labels[dies_at]
 
 
 def test_killed_between_the_release_file_and_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import server.fleet
-from client.enrol import enrol, pinned_roster
+from client.enrol import enrol, pinned_fleet
 from edge_runtime.device import Device
 from protocol.errors import PenchantError
-from server.fleet import run_fleet
+from server.credentials import ServerCredentials
 from server.roll_call import RollCall
 from server.store import Store
 from simulations.local_grid import lose_nothing
 from tests.fleet_help import (
+    AUTHORITY,
+    CERTIFICATE,
     DIMENSION,
+    SERVER_KEY,
     MeanAlgorithm,
     grid_of,
     lost_at,
     make_fleet,
     recorded_contributions,
+    run_fleet,
     settings_of,
     vector_of,
 )
@@ -47,7 +52,7 @@ def test_the_sum_is_exact_and_decodes_to_the_mean(tmp_path: Path) -> None:
     assert [release.name for release in result.releases] == ["shared"]
 
 
-@pytest.mark.parametrize("stage", ["advertise", "share", "collect", "unmask"])
+@pytest.mark.parametrize("stage", ["advertise", "share", "collect", "confirm", "unmask"])
 @pytest.mark.parametrize("how", ["dropped", "silenced"])
 def test_a_third_may_vanish_at_any_one_stage(tmp_path: Path, stage: str, how: str) -> None:
     people, lost = 9, {1, 4, 8}
@@ -56,27 +61,47 @@ def test_a_third_may_vanish_at_any_one_stage(tmp_path: Path, stage: str, how: st
     with recorded_contributions() as seen:
         result = run_fleet(grid, settings_of(), tmp_path / "out", MeanAlgorithm())
     (outcome,) = result.outcomes
-    left = set(range(people)) - (lost if stage != "unmask" else set())
+    left = set(range(people)) - (lost if stage not in ("confirm", "unmask") else set())
     assert outcome.survivors == len(left)
     assert np.array_equal(outcome.integer_sum, sum_of(seen, outcome, left))
 
 
-def test_a_third_may_vanish_at_every_stage_in_turn(tmp_path: Path) -> None:
-    """27 -> 18 -> 12 -> 8 survivors -> 6 of them answer the last question; the sum over the 8 is exact."""
+def test_a_third_may_vanish_before_between_and_after_the_promises(tmp_path: Path) -> None:
+    """27 -> 18 on the roster -> 16 share -> 14 survive -> 12 sign -> 8 answer the last question: exact over the 14."""
     people = 27
     homes = make_fleet(tmp_path / "devices", people)
     lost = {
         "advertise": set(range(0, 9)),
-        "share": set(range(9, 15)),
-        "collect": set(range(15, 19)),
-        "unmask": {19, 20},
+        "share": {9, 10},
+        "collect": {11, 12},
+        "confirm": {13, 14},
+        "unmask": set(range(13, 19)),
     }
     grid = grid_of(homes, silenced=lost_at(lost))
     with recorded_contributions() as seen:
         result = run_fleet(grid, settings_of(minimum_survivors=8), tmp_path / "out", MeanAlgorithm())
     (outcome,) = result.outcomes
-    assert outcome.survivors == 8
-    assert np.array_equal(outcome.integer_sum, sum_of(seen, outcome, range(19, 27)))
+    assert outcome.survivors == 14
+    assert np.array_equal(outcome.integer_sum, sum_of(seen, outcome, range(13, 27)))
+
+
+def test_without_a_quorum_that_signs_the_survivors_nothing_is_asked_or_spent(tmp_path: Path) -> None:
+    homes = make_fleet(tmp_path / "devices", 9)
+    grid = grid_of(homes, silenced=lost_at({"confirm": set(range(5))}))
+    with recorded_contributions(), pytest.raises(PenchantError, match="signed the list"):
+        run_fleet(grid, settings_of(attempts_per_round=1), tmp_path / "out", MeanAlgorithm())
+    assert "unmask" not in grid.bytes_by_stage("down")
+    store = Store(tmp_path / "out" / "fleet.db")
+    assert store.ledger_rows() == []
+    store.close()
+
+
+def test_a_graph_that_forces_one_list_needs_no_fifth_question(tmp_path: Path) -> None:
+    homes = make_fleet(tmp_path / "devices", 8)
+    grid = grid_of(homes)
+    with recorded_contributions():
+        run_fleet(grid, settings_of(dropout_fraction=0.125), tmp_path / "out", MeanAlgorithm())
+    assert "confirm" not in grid.bytes_by_stage("down") and "unmask" in grid.bytes_by_stage("down")
 
 
 @pytest.mark.parametrize("stage", ["advertise", "share", "collect", "unmask"])
@@ -91,7 +116,9 @@ def test_below_the_threshold_the_round_aborts_and_nothing_is_learnt(tmp_path: Pa
     store = Store(tmp_path / "out" / "fleet.db")
     (row,) = store.rounds("test")
     assert row.stage == "aborted" and store.outcome(row.round_key) is None
-    assert not any(store.replies(row.round_key, name) for name in ("advertise", "share", "collect", "unmask"))
+    assert not any(
+        store.replies(row.round_key, name) for name in ("advertise", "share", "collect", "confirm", "unmask")
+    )
     assert store.releases() == [] and not (tmp_path / "out" / "releases.json").exists()
     # Nobody was asked to unmask anything before the last stage, so before it nothing is spent either.
     assert len(store.ledger_rows()) == (1 if stage == "unmask" else 0)
@@ -144,28 +171,28 @@ def test_a_round_stays_below_ten_kilobytes_up_per_person(tmp_path: Path) -> None
     assert max(grid.bytes_per_device("up").values()) < 10_000
 
 
-def with_an_outsider(folder: Path) -> tuple[list[Path], frozenset[bytes]]:
-    """Five enrolled devices and a sixth that pinned a roster of its own making, with itself on it."""
+def with_an_outsider(folder: Path) -> tuple[list[Path], ServerCredentials]:
+    """Six devices and the credentials after the authority has struck the sixth off the list."""
     homes = make_fleet(folder, 6)
     with Device.open(homes[5]) as device:
         outsider = device.identity.public_bytes
-    roster = pinned(homes[0]) - {outsider}
-    for home in homes[:5]:
-        with Device.open(home) as device:
-            enrol(device, roster)
-    return homes, roster
+        members = pinned_fleet(device).members - {outsider}
+    roster = AUTHORITY.enrol(members, serial=2)
+    return homes, ServerCredentials(AUTHORITY.invitation, SERVER_KEY, CERTIFICATE, roster)
 
 
-def pinned(home: Path) -> frozenset[bytes]:
-    with Device.open(home) as device:
-        return pinned_roster(device)
+def with_the_outsider_again(credentials: ServerCredentials, homes: list[Path]) -> ServerCredentials:
+    """What a server would need to invite it all the same: a list that the authority has not signed for this serial."""
+    with Device.open(homes[5]) as device:
+        members = credentials.members | {device.identity.public_bytes}
+    return dataclasses.replace(credentials, roster=AUTHORITY.enrol(members, serial=2))
 
 
 def test_the_server_samples_nobody_who_is_not_on_the_roster(tmp_path: Path) -> None:
-    homes, roster = with_an_outsider(tmp_path / "devices")
+    homes, credentials = with_an_outsider(tmp_path / "devices")
     grid = grid_of(homes)
     with recorded_contributions() as seen:
-        result = run_fleet(grid, settings_of(), tmp_path / "out", MeanAlgorithm(), roster=roster)
+        result = run_fleet(grid, settings_of(), tmp_path / "out", MeanAlgorithm(), credentials=credentials)
     (outcome,) = result.outcomes
     assert outcome.task.cohort_size == outcome.survivors == 5 and result.aborted == ()
     assert np.array_equal(outcome.integer_sum, sum_of(seen, outcome, range(5)))
@@ -176,17 +203,29 @@ def test_an_outsider_in_the_cohort_is_refused_when_it_advertises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second check: even a roll call that let the outsider in does not bring its keys to the others."""
-    homes, roster = with_an_outsider(tmp_path / "devices")
-    monkeypatch.setattr(server.fleet, "RollCall", lambda *arguments: RollCall(*arguments[:4]))
+    homes, credentials = with_an_outsider(tmp_path / "devices")
+    monkeypatch.setattr(
+        server.fleet,
+        "RollCall",
+        lambda grid, known, *others: RollCall(grid, with_the_outsider_again(known, homes), *others),
+    )
+    with Device.open(homes[5]) as device:  # it takes every list there is
+        enrol(device, AUTHORITY.invitation, with_the_outsider_again(credentials, homes).roster)
+    for home in homes[:5]:
+        with Device.open(home) as device:
+            enrol(device, AUTHORITY.invitation, credentials.roster)
     with recorded_contributions() as seen:
-        result = run_fleet(grid_of(homes), settings_of(), tmp_path / "out", MeanAlgorithm(), roster=roster)
+        result = run_fleet(grid_of(homes), settings_of(), tmp_path / "out", MeanAlgorithm(), credentials=credentials)
     (outcome,) = result.outcomes
     assert (outcome.task.cohort_size, outcome.survivors) == (6, 5)
     assert np.array_equal(outcome.integer_sum, sum_of(seen, outcome, range(5)))
 
 
 def test_without_the_servers_check_the_devices_still_refuse(tmp_path: Path) -> None:
-    homes, _ = with_an_outsider(tmp_path / "devices")
-    settings = settings_of(attempts_per_round=1)
-    with recorded_contributions(), pytest.raises(PenchantError, match="failed 1 times"):
-        run_fleet(grid_of(homes), settings, tmp_path / "out", MeanAlgorithm(), roster=None)
+    homes, credentials = with_an_outsider(tmp_path / "devices")
+    for home in homes[:5]:
+        with Device.open(home) as device:
+            enrol(device, AUTHORITY.invitation, credentials.roster)
+    settings, lying = settings_of(attempts_per_round=1), with_the_outsider_again(credentials, homes)
+    with recorded_contributions(), pytest.raises(PenchantError, match="devices said: roster"):
+        run_fleet(grid_of(homes), settings, tmp_path / "out", MeanAlgorithm(), credentials=lying)

@@ -42,6 +42,7 @@ def test_the_spend_and_the_unmask_stage_come_together_or_not_at_all(store: Store
     assert store.ledger_rows() == [] and store.members(row.round_key, "unmask") == []
     store.advance(row.round_key, "advertise", "share", ["aa"])
     store.advance(row.round_key, "share", "collect", ["aa"])
+    store.advance(row.round_key, "collect", "confirm", ["aa"])
     store.spend(row.round_key, "{}", 1, ["aa"])
     assert [entry.round_key for entry in store.ledger_rows()] == [row.round_key]
     assert store.round_row(row.round_key).stage == "unmask"
@@ -50,7 +51,7 @@ def test_the_spend_and_the_unmask_stage_come_together_or_not_at_all(store: Store
 def test_the_end_of_a_round_deletes_its_replies_and_keeps_its_spend(store: Store) -> None:
     for attempt, ending in ((0, "outcome"), (1, "abort")):
         row = store.open_round("r", 0, attempt, b"task", ["aa"])
-        for before, after in (("advertise", "share"), ("share", "collect")):
+        for before, after in (("advertise", "share"), ("share", "collect"), ("collect", "confirm")):
             store.save_replies(row.round_key, before, {"aa": b"x"})
             store.advance(row.round_key, before, after, ["aa"])
         store.spend(row.round_key, "{}", 1, ["aa"])
