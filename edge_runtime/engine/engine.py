@@ -334,21 +334,22 @@ class Engine:
 
     def _generation_sequences(self) -> Sequences:
         if self._generating is None:
-            self._generating = Sequences(self._new_context(self._conversations), self._conversations)
+            self._generating = Sequences(self._new_context(self._conversations, flash=True), self._conversations)
         return self._generating
 
     def _scorer(self) -> Scorer:
         if self._scoring is None:
-            self._scoring = Scorer(self._new_context(1))
+            self._scoring = Scorer(self._new_context(1, flash=False))
         return self._scoring
 
-    def _new_context(self, sequences: int) -> Context:
+    def _new_context(self, sequences: int, *, flash: bool) -> Context:
         context = Context(
             self._open_model(),
             cells=self._context_tokens,
             sequences=sequences,
             threads=self._threads,
             flag=self._flag,
+            flash=flash,
         )
         self._contexts.append(context)
         return context

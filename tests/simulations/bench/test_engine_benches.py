@@ -29,7 +29,7 @@ def test_both_sides_write_the_same_words() -> None:
 def test_every_case_of_the_contract_is_measured() -> None:
     cases = adapters.run(no_progress, repeats=3) | decode.run(no_progress, turns=1) | prefix.run(no_progress, repeats=1)
     assert set(cases) == {
-        "set_mix", "warm_swap", "cold_load", "plain", "mixed_adapter", "shared_1000", "restored_1000",
+        "set_mix", "warm_swap", "cold_load", "plain", "mixed_adapter", "beside_chats", "shared_1000", "restored_1000",
     }  # fmt: skip
     for name, case in cases.items():
         assert case.peer is not None and case.peer > 0, name
