@@ -17,10 +17,11 @@ from protocol.messages import RoundTask
 from protocol.round_plan import RoundPlan
 
 
-def contribute(task: RoundTask, update: LocalUpdate) -> NDArray[np.int64]:
+def contribute(task: RoundTask, update: LocalUpdate, *, age: int = 0) -> NDArray[np.int64]:
     """Clipped, rounded, noised integers, shape (joint dimension,), not yet reduced mod 2^b.
 
-    Rounding and noise draw from the operating system's randomness, never from a seed that anybody else knows.
+    `age`: rounds since this participation started (`protocol.matrix_factorisation`). Rounding and noise draw from the
+    operating system's randomness, never from a seed that anybody else knows.
     Raises ProtocolError if the update has another dimension than the task.
     """
-    return RoundPlan.of(task).contribute(update.update, update.loss_sum, update.example_count)
+    return RoundPlan.of(task).contribute(update.update, update.loss_sum, update.example_count, age=age)

@@ -16,6 +16,7 @@ from client.artefacts import Artefacts
 from client.contribution import contribute
 from client.enrol import PinnedFleet, enrol, pinned_fleet
 from client.ledger import DeviceLedger
+from client.participation import keep_or_drop, update_at
 from client.progress import RoundProgress, StageResult
 from client.work import LocalWork
 from edge_runtime.device import Device
@@ -135,13 +136,17 @@ def collect(device: Device, data: bytes, work_factory: Callable[[Device], LocalW
     state = secure_sum.DeviceRound.from_bytes(saved)
     secure_sum.check_collect(state, request)  # before minutes of training, not after
     ledger.refuse_overspending(task, device.settings)
-    update = work_factory(device).compute(task, Artefacts(device.vault).of_task(task))
-    state, answer = secure_sum.mask(state, request, contribute(task, update))
+    age = ledger.age(task)
+    update = update_at(
+        device.vault, task, age, lambda: work_factory(device).compute(task, Artefacts(device.vault).of_task(task))
+    )
+    state, answer = secure_sum.mask(state, request, contribute(task, update, age=age))
     result = StageResult(answer.to_bytes(), state.to_bytes())
 
     def record() -> None:
         ledger.refuse_overspending(task, device.settings)
         ledger.write(task, size_bytes=len(result.reply), roster_size=len(state.roster))
+        keep_or_drop(device.vault, task, age, update)
 
     progress.answer(request.task_digest, "collect", data, result, record)
     return result.reply

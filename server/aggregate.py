@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from protocol.codec import centre
 from protocol.errors import PenchantError
 from protocol.messages import RoundTask
+from protocol.plain_cbor import read_plain
 from protocol.round_plan import RoundPlan
 
 
@@ -55,10 +56,10 @@ class RoundOutcome:
     def from_bytes(task: RoundTask, data: bytes) -> RoundOutcome:
         """Inverse of `to_bytes` for the same task."""
         try:
-            fields = cbor2.loads(data)
+            fields = read_plain(data)
             integers = np.frombuffer(fields["sum"], dtype="<i8").astype(np.int64)
             survivors = int(fields["survivors"])
-        except (ValueError, KeyError, TypeError, EOFError, cbor2.CBORError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, EOFError, cbor2.CBORError) as error:
             raise PenchantError("a stored outcome is damaged: restore the fleet's store from a copy") from error
         return _outcome(task, integers, survivors)
 

@@ -102,7 +102,7 @@ class PreferenceBases:
     ) -> Mapping[str, bytes]:
         """Take in one noisy mean and publish what follows from it."""
         if task.kind == "shared":
-            update = shrink(mean_update, noise_deviation(task, survivors))
+            update = shrink(mean_update, noise_in(task, survivors, metrics))
             self.shared = self.shared + self.plan.server_rate * update
             if self.plan.clip_rate > 0:
                 self._clip = update_clip_norm(
@@ -114,7 +114,7 @@ class PreferenceBases:
             return {"shared": Coordinates(self.frame.digest, self.shared[None]).to_bytes()}
         sketch = mean_update.reshape(task.basis_count, task.dimension)
         self.bases, self.spectrum = orthonormal_rows(sketch)
-        deviation = noise_deviation(task, survivors)
+        deviation = noise_in(task, survivors, metrics)
         self.noise_floor = deviation * (math.sqrt(task.dimension) + math.sqrt(task.basis_count))
         self.mixing = self.bases * np.sqrt(reliability(self.spectrum, self.noise_floor))[:, None]
         return {"bases": Coordinates(self.frame.digest, self.mixing).to_bytes()}
@@ -123,6 +123,11 @@ class PreferenceBases:
 def noise_deviation(task: RoundTask, survivors: int) -> float:
     """Standard deviation of the noise in one coordinate of a round's mean update, 0 for a round without noise."""
     return math.sqrt(RoundPlan.of(task).noise.total_variance(survivors)) / task.scale / survivors
+
+
+def noise_in(task: RoundTask, survivors: int, metrics: Mapping[str, float]) -> float:
+    """The same for any round: where noise is correlated, it depends on earlier rounds and comes with the mean."""
+    return metrics["noise_deviation"] if len(task.strategy) > 1 else noise_deviation(task, survivors)
 
 
 def shrink(mean: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:

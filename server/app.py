@@ -28,7 +28,7 @@ from server.round import Progress
 
 RunConfig = Mapping[str, bool | float | int | str]
 TRAINING_PREFIX = "train."
-CONVERTERS: dict[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float}
+CONVERTERS: dict[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float, "Mechanism": str}
 
 log = logging.getLogger("penchant.server")
 app = ServerApp()

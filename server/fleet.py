@@ -19,12 +19,15 @@ import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from protocol.distributed_noise import Mechanism
 from protocol.errors import BudgetExceeded, PenchantError
+from protocol.matrix_factorisation import optimal_strategy
 from protocol.messages import RoundTask, SignedRelease
-from server.aggregate import RoundOutcome
+from protocol.round_plan import NOISES
+from server.aggregate import RoundOutcome, decorrelate
 from server.credentials import ServerCredentials
 from server.ledger import ServerLedger, Spend
-from server.planning import task_from_plan
+from server.planning import draw_cohort, task_from_plan
 from server.releases import Release, ReleaseShelf
 from server.roll_call import RollCall
 from server.round import ProgressSink, RoundRunner, ignore_progress
@@ -32,7 +35,7 @@ from server.store import RoundRow, Store
 
 STORE_NAME, FRAME_ROLE = "fleet.db", "frame"
 # What a resumed run may be given anew; everything else decides what the run's privacy means and stays.
-MAY_CHANGE = {"rounds", "epsilon_budget", "stage_seconds", "attempts_per_round"}
+MAY_CHANGE = {"rounds", "epsilon_budget", "stage_seconds", "attempts_per_round", "quorum"}
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,12 @@ class FleetSettings:
     noise is sized (0 = what is left when `dropout_fraction` of the cohort vanishes once). A smaller number
     survives more losses and costs accuracy: noise of standard deviation z * sqrt(survivors /
     minimum_survivors) instead of z. `epsilon_budget`: no round starts that would take the store's total above
-    it, at `delta`. `stage_seconds`: the deadline of each stage. `seed` draws the cohorts; keys, masks,
-    rotations and noise never use it.
+    it, at `delta`. `stage_seconds`: the deadline of each stage; with a `quorum` below 1, a stage closes earlier,
+    as soon as that share of the cohort (and `minimum_survivors`) has answered. `seed` draws the cohorts; keys, masks,
+    rotations and noise never use it. `mechanism`: "skellam" or "discrete_gaussian". `spacing`: nobody starts sooner
+    than so many rounds after their last start (devices refuse it too), and `cohort_size` start in each round (0 = a
+    `spacing`-th of everybody there). `bands` above 1 correlates the noise over so many rounds
+    (`protocol.matrix_factorisation`): then the secure sum also has everybody whose participation goes on.
     """
 
     run_id: str
@@ -60,6 +67,10 @@ class FleetSettings:
     stage_seconds: float = 900.0
     attempts_per_round: int = 3
     seed: int = 0
+    quorum: float = 1.0
+    mechanism: Mechanism = "skellam"
+    spacing: int = 1
+    bands: int = 1
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.attempts_per_round < 1:
@@ -68,8 +79,14 @@ class FleetSettings:
             raise PenchantError(
                 "dropout_fraction must lie in [0, 0.5): with more losses no sum can be both safe and exact"
             )
+        if not 0.5 < self.quorum <= 1.0:
+            raise PenchantError("quorum must lie in (0.5, 1]: the share of a cohort at which a stage closes")
         if self.stage_seconds <= 0.0:
             raise PenchantError("stage_seconds must be above zero")
+        if self.mechanism not in NOISES:
+            raise PenchantError(f"mechanism is one of {', '.join(NOISES)}, not {self.mechanism!r}")
+        if not 1 <= self.bands <= self.spacing:
+            raise PenchantError("bands lie between 1 and the spacing, or participations would overlap")
 
 
 class FleetAlgorithm(Protocol):
@@ -150,6 +167,7 @@ class _Fleet:
         self.grid, self.settings, self.store, self.shelf = grid, settings, store, shelf
         self.algorithm, self.on_progress, self.credentials = algorithm, on_progress, credentials
         self.ledger = ServerLedger(store)
+        self._sums: list[tuple[RoundOutcome, int]] = []  # of each round, with how many started in it
         self.roll = RollCall(grid, credentials, settings.run_id, settings.stage_seconds, on_progress)
 
     def run(self) -> FleetResult:
@@ -189,6 +207,9 @@ class _Fleet:
 
     def _absorb(self, row: RoundRow, data: bytes) -> RoundOutcome:
         outcome = RoundOutcome.from_bytes(RoundTask.from_bytes(row.task), data)
+        if len(outcome.task.strategy) > 1:
+            self._sums.append((outcome, self.ledger.starters(row.round_key)))
+            outcome = decorrelate(*zip(*self._sums, strict=True))[-1]
         published = self.algorithm.absorb(outcome.task, outcome.mean_update, outcome.survivors, outcome.metrics)
         if row.stage == "publish":
             epsilon = self.ledger.epsilon(self.settings.delta)
@@ -240,6 +261,7 @@ class _Fleet:
                 self.roll.nodes,
                 self.settings.stage_seconds,
                 self.on_progress,
+                quorum=self.settings.quorum,
             )
             problem = runner.run()
             if not problem:
@@ -255,34 +277,56 @@ class _Fleet:
         )
 
     def _open_round(self, number: int, attempt: int, plan: Mapping[str, Any]) -> RoundRow:
+        self.roll.call()
         present = sorted(self.roll.nodes)
         draw = random.Random(
             sha256(f"{self.settings.seed}/{self.settings.run_id}/{number}/{attempt}".encode()).digest()
         )
-        size = self.settings.cohort_size or len(present)
-        if len(present) < size or size < 3:
-            raise PenchantError(f"{len(present)} devices are there, a round needs {max(size, 3)}: enrol or start more")
-        members = sorted(draw.sample(present, size))
+        starters = self.settings.cohort_size or len(present) // self.settings.spacing
+        if len(present) < starters or starters < 3:
+            raise PenchantError(
+                f"{len(present)} devices are there, a round needs {max(starters, 3)}: enrol or start more"
+            )
+        strategy = self._strategy()
+        members = draw_cohort(
+            present,
+            self.ledger.starts(self.settings.run_id),
+            draw,
+            round=number,
+            size=starters,
+            spacing=self.settings.spacing,
+            bands=len(strategy),
+        )
         task = task_from_plan(
             plan,
             run_id=self.settings.run_id,
             round=number,
             attempt=attempt,
-            cohort_size=size,
+            cohort_size=len(members),
             minimum_survivors=self.settings.minimum_survivors,
             dropout_fraction=self.settings.dropout_fraction,
             noise_multiplier=self.settings.noise_multiplier,
             delta=self.settings.delta,
             ring_bits=self.settings.ring_bits,
+            mechanism=self.settings.mechanism,
+            spacing=self.settings.spacing,
+            strategy=strategy,
             artefacts={role: digest for role, (digest, _) in _artefact_digests(plan).items()},
         ).model_copy(update={"fleet_id": self.credentials.fleet_id, "roster_serial": self.credentials.serial})
-        after = self.ledger.epsilon_after(task, self.settings.delta)
+        after = self.ledger.epsilon_after(task, self.settings.delta, members)
         if after > self.settings.epsilon_budget:
             raise BudgetExceeded(
                 f"one more round would bring epsilon to {after:.2f}, "
                 f"above the fleet's {self.settings.epsilon_budget:.2f}"
             )
         return self.store.open_round(self.settings.run_id, number, attempt, task.to_bytes(), members)
+
+    def _strategy(self) -> tuple[float, ...]:
+        """The run's, fixed by its first task: `rounds` may change when a run is resumed."""
+        rows = self.store.rounds(self.settings.run_id)
+        if rows:
+            return RoundTask.from_bytes(rows[0].task).strategy
+        return optimal_strategy(self.settings.bands, self.settings.rounds).coefficients
 
     def _signed(self, row: RoundRow, artefacts: Mapping[str, tuple[str, bytes]]) -> dict[str, SignedRelease]:
         """The round's artefacts by digest, each with a statement for this round."""

@@ -37,9 +37,9 @@ class RollCall:
         self._credentials = credentials
 
     def call(self) -> None:
-        """Ask every node of the grid."""
+        """Ask every node of the grid that has not answered yet."""
         empty = SetupRequest(certificate=self._credentials.certificate).to_bytes()
-        self._ask(dict.fromkeys(self._grid.get_node_ids(), empty))
+        self._ask(dict.fromkeys(set(self._grid.get_node_ids()) - set(self.nodes.values()), empty))
 
     def supply(self, identities: Iterable[str], releases: Mapping[str, SignedRelease]) -> None:
         """Send each of these devices the releases (by SHA-256 in hex) that it does not hold yet, and the members' list

@@ -11,6 +11,7 @@ same bytes, only who is missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -55,7 +56,10 @@ def ignore_progress(progress: Progress) -> None:
 
 
 class RoundRunner:
-    """Takes one stored attempt from wherever it stands to its end, for the devices that `credentials` names."""
+    """Takes one stored attempt from wherever it stands to its end, for the devices that `credentials` names.
+
+    `quorum`: share of the cohort at which a stage closes, before its deadline, as soon as nobody is answering.
+    """
 
     def __init__(
         self,
@@ -67,10 +71,13 @@ class RoundRunner:
         nodes: Mapping[str, int],
         stage_seconds: float,
         on_progress: ProgressSink = ignore_progress,
+        *,
+        quorum: float = 1.0,
     ) -> None:
         self.grid, self.store, self.ledger, self.row = grid, store, ledger, row
         self.credentials = credentials
         self.nodes, self.stage_seconds, self.on_progress = nodes, stage_seconds, on_progress
+        self.quorum = quorum
         self.task = RoundTask.from_bytes(row.task)
         self.secure = ServerRound(self.task, fleet=credentials.members)
         self.refusals: dict[str, str] = {}
@@ -169,7 +176,7 @@ class RoundRunner:
         stage: str,
         requests: Mapping[str, bytes],
         add: Callable[[str, bytes], None],
-        enough: Callable[[], bool] = lambda: False,
+        enough: Callable[[], bool] | None = None,
     ) -> list[str]:
         """Feed stored replies to `add`; if the stage is open, ask the rest. Returns who counts, sorted."""
         stored = self.store.replies(self.row.round_key, stage)
@@ -183,6 +190,9 @@ class RoundRunner:
             add(identity, data)
         answered = set(stored)
         asked = {self.nodes[name]: name for name in requests if name in self.nodes and name not in answered}
+
+        # Whoever is later is counted as lost: the sum is exact without them, and their secrets go with the round.
+        quorum = max(math.ceil(self.quorum * self.task.cohort_size), self.task.minimum_survivors)
 
         def on_answers(answers: list[Answer]) -> None:
             fresh: dict[str, bytes] = {}
@@ -206,7 +216,7 @@ class RoundRunner:
             group=f"{self.row.run_id}/{self.row.round}/{self.row.attempt}",
             seconds=self.stage_seconds,
             on_answers=on_answers,
-            enough=enough,
+            enough=enough or (lambda: len(answered) >= quorum),
         )
         return sorted(answered)
 

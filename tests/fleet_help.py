@@ -141,8 +141,8 @@ def recorded_contributions() -> Iterator[dict[tuple[str, int], NDArray[np.int64]
         current[:] = [number_of(device)]
         return VectorWork(device)
 
-    def noting(task: RoundTask, update: LocalUpdate) -> NDArray[np.int64]:
-        values = original(task, update)
+    def noting(task: RoundTask, update: LocalUpdate, *, age: int = 0) -> NDArray[np.int64]:
+        values = original(task, update, age=age)
         seen[(task.digest(), current[0])] = values
         return values
 

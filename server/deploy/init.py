@@ -42,6 +42,7 @@ delta = {delta}
 epsilon-budget = {epsilon_budget}  # no round starts that would take the total above it
 cohort-size = 0  # 0: everybody who is connected
 stage-seconds = 900.0  # the deadline of each stage; whoever is later costs the round nothing
+quorum = 1.0  # below 1: a stage closes as soon as this share of the cohort has answered
 """
 
 

@@ -2,8 +2,8 @@
 
 plain: no adapter. mixed_adapter: one adapter of a fleet's shape in use on our side, none on the peer's: what a personal
 model costs. Both write the same number of tokens after the same prompt, alternately, each time as the only conversation
-that is held; medians over the turns. beside_chats: the same with three other chats of 300 tokens each held by the model,
-whose cells the attention runs over.
+that is held; medians over the turns. beside_chats: the same with three other chats of 300 tokens each held by the
+model, whose cells the attention runs over.
 """
 
 from __future__ import annotations

@@ -45,6 +45,33 @@ class SlowGrid(LocalGrid):
         return list(super().pull_messages(list(super().push_messages(held))))
 
 
+@pytest.mark.parametrize("stage", ["advertise", "share", "collect"])
+def test_with_a_quorum_nobody_waits_for_the_deadline(tmp_path: Path, stage: str) -> None:
+    grid = SlowGrid(client.app.app, make_fleet(tmp_path / "devices", PEOPLE))
+    grid.held, grid.stage = [], stage
+    settings = settings_of(stage_seconds=3600.0, minimum_survivors=4, quorum=0.8)
+    with recorded_contributions() as seen:
+        (outcome,) = run_fleet(grid, settings, tmp_path / "out", MeanAlgorithm()).outcomes
+    assert outcome.survivors == PEOPLE - 1
+    parts = [seen[(outcome.task.digest(), person)] for person in range(PEOPLE) if person != SLOW]
+    assert np.array_equal(outcome.integer_sum, np.sum(parts, axis=0))
+
+
+def test_a_device_that_connects_late_is_in_the_next_round(tmp_path: Path) -> None:
+    """It is asked who it is before every round, not only before the first."""
+    homes = make_fleet(tmp_path / "devices", PEOPLE)
+
+    class Arriving(LocalGrid):
+        def get_node_ids(self) -> list[int]:
+            everybody = list(super().get_node_ids())
+            rounds = {entry.stage for entry in self.transfers}
+            return everybody if "unmask" in rounds else everybody[:-1]
+
+    with recorded_contributions():
+        result = run_fleet(Arriving(client.app.app, homes), settings_of(rounds=2), tmp_path / "out", MeanAlgorithm())
+    assert [outcome.survivors for outcome in result.outcomes] == [PEOPLE - 1, PEOPLE]
+
+
 @pytest.mark.parametrize("stage", ["advertise", "share", "collect", "unmask"])
 def test_a_device_that_answers_after_the_deadline_costs_its_round_nothing(tmp_path: Path, stage: str) -> None:
     homes = make_fleet(tmp_path / "devices", PEOPLE)
