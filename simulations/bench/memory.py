@@ -32,8 +32,12 @@ with Device.open(Path(sys.argv[1]), create=True, key_method="file") as device:
             stream = assistant.stream(question, conversation=conversation)
             text = "".join(stream.pieces)
             assert text.strip()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"peak_kib": peak if sys.platform != "darwin" else peak / 1024}))
+status = Path("/proc/self/status")
+if status.exists():  # ru_maxrss would count what the parent had in memory when it started this process
+    peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+print(json.dumps({"peak_kib": peak}))
 """
 
 
