@@ -15,11 +15,11 @@ _LONGEST_PAUSE: Final = 300.0
 
 @dataclass(frozen=True)
 class Limits:
-    """`requests_per_second` with room for `burst` at once; `requests` in work and `answers` waiting for the model at
-    one time; bytes of all headers, bytes of a body and the seconds it may take to arrive."""
+    """`requests_per_second` with room for `burst` at once (opening the page takes 18); `requests` in work and `answers`
+    waiting for the model at one time; bytes of all headers, bytes of a body and the seconds it may take to arrive."""
 
     requests_per_second: float = 20.0
-    burst: int = 60
+    burst: int = 240
     requests: int = 32
     answers: int = 8
     header_bytes: int = 1 << 14
