@@ -12,10 +12,9 @@ import tempfile
 from itertools import cycle
 from pathlib import Path
 
-from edge_runtime.engine.state_store import StateStore
-
 from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.state_store import StateStore
 from edge_runtime.models.catalogue import find_model
 from edge_runtime.store.vault import Vault
 from simulations.bench.case import Case
