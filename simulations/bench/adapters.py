@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def run(on_progress: OnProgress, repeats: int = 30) -> dict[str, Case]:
         on_progress("changing a mix", 1.0)
         cases["warm_swap"] = _warm_swap(engine, raw, made, paths, repeats)
         on_progress("changing the person", 1.0)
-        cases["cold_load"] = _cold_load(engine, raw, Path(folder), model.sha256, repeats)
+        cases["cold_load"] = _cold_load(engine, raw, Path(folder), repeats)
         on_progress("loading from the encrypted file", 1.0)
     return cases
 
@@ -74,7 +74,7 @@ def _warm_swap(engine: Engine, raw: RawLlama, made: list[tuple[bytes, str]], pat
         engine.use_adapters(next(people))
         _first_token(engine, text)
 
-    steady = _steady_token(lambda: _first_token(engine, text), repeats)
+    steady = median_milliseconds(lambda: _first_token(engine, text), repeats)
     ours = statistics.median(timed_milliseconds(swap) for _ in range(repeats)) - steady
     peers = cycle([[(raw.load_adapter(path), 1.0)] for path in paths[:2]])
 
@@ -89,11 +89,7 @@ def _warm_swap(engine: Engine, raw: RawLlama, made: list[tuple[bytes, str]], pat
     return Case(ours, peer, "ms", {"steady_token": steady, "conversation_tokens": _CONVERSATION_TOKENS})
 
 
-def _steady_token(action: Callable[[], object], repeats: int) -> float:
-    return median_milliseconds(action, repeats)
-
-
-def _cold_load(engine: Engine, raw: RawLlama, folder: Path, base_sha256: str, repeats: int) -> Case:
+def _cold_load(engine: Engine, raw: RawLlama, folder: Path, repeats: int) -> Case:
     model = find_model()
     ours, peer = [], []
     with Vault.open(folder / "home", bytes(range(32))) as vault:
