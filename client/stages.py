@@ -34,6 +34,7 @@ from protocol.messages import (
     SetupRequest,
     ShareRequest,
     UnmaskRequest,
+    setup_transcript,
 )
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -64,7 +65,13 @@ def setup(device: Device, data: bytes) -> bytes:
         artefacts.keep(releases)
     except ProtocolError as error:
         raise DeclinedError(RefusalReason.ARTEFACT, str(error)) from None
-    reply = SetupReply(identity=device.identity.public_bytes, roster_serial=fleet.serial, artefacts=artefacts.digests())
+    identity = device.identity
+    reply = SetupReply(
+        identity=identity.public_bytes,
+        signature=identity.sign(setup_transcript(request.challenge, identity.public_bytes)),
+        roster_serial=fleet.serial,
+        artefacts=artefacts.digests(),
+    )
     return reply.to_bytes()
 
 

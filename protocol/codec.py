@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import ProtocolError
-from protocol.masks import keystream, ring_mask
+from protocol.masks import Residues, keystream, ring_mask, word
 
 _MAXIMUM_ROUNDING_TRIES = 256  # each succeeds with probability >= 1 - beta = 0.39
 _RADIX = 16  # of a pass of the Hadamard transform: 1,048,576 values in 8 ms; two at a time took 109
@@ -175,30 +175,31 @@ def _signs_matrix(order: int) -> NDArray[np.float64]:
 
 def pack(values: NDArray[np.unsignedinteger], ring_bits: int) -> bytes:
     """ceil(b * length / 8) bytes, b bits per value, little-endian. Values must lie in [0, 2^b)."""
-    if values.size and int(values.max()) > int(ring_mask(ring_bits)):
+    room = np.iinfo(values.dtype).max
+    if room > int(ring_mask(ring_bits)) and values.size and int(values.max()) > int(ring_mask(ring_bits)):
         raise ProtocolError("a value does not fit the ring")
     if ring_bits in (8, 16, 32):
-        return values.astype(f"<u{ring_bits // 8}").tobytes()
+        return values.astype(f"<u{ring_bits // 8}", copy=False).tobytes()
     octets = values.astype("<u4").view(np.uint8).reshape(-1, 4)
     bits = np.unpackbits(octets, axis=1, bitorder="little")[:, :ring_bits]
     return np.packbits(bits, bitorder="little").tobytes()
 
 
-def unpack(data: bytes, length: int, ring_bits: int) -> NDArray[np.uint32]:
-    """Inverse of `pack`, shape (length,). Raises ProtocolError unless `data` has exactly the right size and
-    form."""
+def unpack(data: bytes, length: int, ring_bits: int) -> Residues:
+    """Inverse of `pack`, shape (length,), possibly read-only. Raises ProtocolError unless `data` has exactly the right
+    size and form."""
     if len(data) != packed_size(length, ring_bits):
         raise ProtocolError(
             f"a packed vector of {length} values has {packed_size(length, ring_bits)} bytes, not {len(data)}"
         )
     if ring_bits in (8, 16, 32):
-        return np.frombuffer(data, dtype=f"<u{ring_bits // 8}").astype(np.uint32)
+        return np.frombuffer(data, dtype=f"<u{ring_bits // 8}").astype(word(ring_bits), copy=False)
     bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
     if bits[length * ring_bits :].any():
         raise ProtocolError("a packed vector ends in stray bits")
     full = np.zeros((length, 32), dtype=np.uint8)
     full[:, :ring_bits] = bits[: length * ring_bits].reshape(length, ring_bits)
-    return np.packbits(full, axis=1, bitorder="little").view("<u4").reshape(length).astype(np.uint32)
+    return np.packbits(full, axis=1, bitorder="little").view("<u4").reshape(length).astype(word(ring_bits))
 
 
 def packed_size(length: int, ring_bits: int) -> int:

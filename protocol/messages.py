@@ -15,8 +15,10 @@ encoding of the same content, so equal messages are equal bytes and a digest nam
 """
 
 import hashlib
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -85,7 +87,8 @@ class RoundTask(Message):
     `fleet_id` and the `roster_serial` of the members' list that the round is for: a device takes part only if both
     are those it has pinned, so a task without a fleet ("", a benchmark of the sum alone) reaches no device.
     `dimension` is the length of one coordinate theta, `basis_count` the number K of bases; the update has
-    `update_dimension` values. `clip_norm` bounds the update's L2 norm, `noise_multiplier` is z (0 = no noise,
+    `update_dimension` values. `space`: whether they are about adapters (theta in a frame) or about rewards (vectors of
+    `reward_rounds`, whose length is the `dimension`). `clip_norm` bounds the update's L2 norm, `noise_multiplier` is z (0 = no noise,
     and every report says so), `minimum_survivors` the smallest cohort for which the noise suffices: fewer,
     and no device unmasks. `scale` is integers per unit, `graph_degree`/`graph_threshold` the plan for
     `cohort_size` devices. `mechanism` names the noise; a person's participations start at least `spacing` rounds apart
@@ -98,6 +101,7 @@ class RoundTask(Message):
     round: Annotated[int, Field(ge=0, lt=1 << 31)]
     attempt: Annotated[int, Field(ge=0, lt=1 << 16)] = 0
     kind: Literal["shared", "bases"]
+    space: Literal["adapter", "reward"] = "adapter"
     artefacts: Annotated[dict[Name, Digest], Field(max_length=16)]
     base_sha256: Digest
     dimension: Annotated[int, Field(ge=1, le=MAXIMUM_DIMENSION)]
@@ -144,7 +148,17 @@ class RoundTask(Message):
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical encoding; every later message and every signature names it."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed; its digest is its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_sha256", None)
+        return copied
 
 
 class SignedRelease(BaseModel):
@@ -157,21 +171,29 @@ class SignedRelease(BaseModel):
 
 class SetupRequest(Message):
     """Who asks (`certificate`: the server's, signed by the fleet's authority), the members' list if the device's is
-    older, and artefacts that the device may lack."""
+    older, and artefacts that the device may lack. `challenge`: 32 random bytes of this run, to be signed."""
 
     maximum_bytes: ClassVar[int] = 64 * MIB
     certificate: SignedDocument
+    challenge: Key32
     roster: Annotated[bytes, Field(max_length=4 * MIB)] = b""
     releases: Annotated[tuple[SignedRelease, ...], Field(max_length=64, strict=False)] = ()
 
 
 class SetupReply(Message):
-    """The device's Ed25519 identity, the serial of its members' list and the digests of the artefacts it holds."""
+    """The device's Ed25519 identity, the serial of its members' list and the digests of the artefacts it holds.
+    `signature` covers `setup_transcript`: no node stands for an identity whose key it does not have."""
 
     identity: Key32
+    signature: Signature64
     roster_serial: Annotated[int, Field(ge=0, lt=1 << 63)]
     artefacts: Annotated[tuple[Digest, ...], Field(max_length=4096, strict=False)] = ()
     maximum_bytes: ClassVar[int] = 512 * KIB
+
+
+def setup_transcript(challenge: bytes, identity: bytes) -> bytes:
+    """The bytes that a device signs to be reached under its identity."""
+    return b"penchant/setup/1" + challenge + identity
 
 
 class AdvertiseRequest(Message):

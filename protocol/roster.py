@@ -4,9 +4,6 @@ masks."""
 import hashlib
 from collections.abc import Collection, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from protocol import masks
 from protocol.errors import ProtocolError
 from protocol.graph import Graph
@@ -76,14 +73,14 @@ def self_mask_key(mask_seed: bytes, context: bytes) -> bytes:
 
 
 def add_pairwise(
-    total: NDArray[np.uint32],
+    total: masks.Residues,
     masking: AgreementKey,
     roster: Sequence[RosterKeys],
     own: int,
     peer: int,
     context: bytes,
     ring_bits: int,
-) -> NDArray[np.uint32]:
+) -> masks.Residues:
     """`total` (changed in place) with the mask that device `own` (whose key `masking` is) adds for `peer`.
 
     The lower index adds, the higher subtracts, so the two cancel in the sum.

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol import codec, masks, shamir
 from protocol.clipping import JointLayout
@@ -80,7 +79,7 @@ class ServerRound:
         self._context = b""
         self._graph: Graph | None = None
         self._shares: dict[int, ShareReply] = {}
-        self._total = np.zeros(self._length, dtype=np.uint32)
+        self._total = np.zeros(self._length, dtype=masks.word(task.ring_bits))
         self._masked: dict[int, bytes] = {}  # index -> SHA-256 of the reply, to recognise repeats
         self._confirmed: dict[int, bytes] = {}
         self._unmasked: dict[int, UnmaskReply] = {}
@@ -213,7 +212,7 @@ class ServerRound:
             len(shares) >= self.graph.threshold for _, shares in self._shares_by_owner()
         )
 
-    def recover_sum(self) -> NDArray[np.uint32]:
+    def recover_sum(self) -> masks.Residues:
         """Sum of the survivors' integer vectors mod 2^ring_bits, exact, shape (joint dimension,).
 
         Raises ProtocolError if somebody's secret has too few shares, or if shares do not give the secret that
@@ -237,7 +236,8 @@ class ServerRound:
             for peer in self.graph.neighbours(index):
                 if peer in self._masked:
                     total = add_pairwise(total, masking, self._roster, index, peer, self._context, bits)
-        return total & masks.ring_mask(bits)
+        total &= masks.ring_mask(bits)
+        return total
 
     # ----- what a caller may look at -----
 

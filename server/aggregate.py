@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from protocol.codec import centre
 from protocol.errors import PenchantError
+from protocol.masks import Residues, reduce_to_ring
 from protocol.messages import RoundTask
 from protocol.plain_cbor import read_plain
 from protocol.round_plan import RoundPlan
@@ -64,7 +65,7 @@ class RoundOutcome:
         return _outcome(task, integers, survivors)
 
 
-def decode_sum(task: RoundTask, ring_sum: NDArray[np.uint32], survivors: int) -> RoundOutcome:
+def decode_sum(task: RoundTask, ring_sum: Residues, survivors: int) -> RoundOutcome:
     """Decode the unmasked sum mod 2^b, shape (joint dimension,), of `survivors` people."""
     return _outcome(task, centre(ring_sum, task.ring_bits), survivors)
 
@@ -111,14 +112,13 @@ def _sum_deviation(plan: RoundPlan, survivors: int) -> float:
     return math.sqrt(plan.noise.total_variance(survivors)) / plan.task.scale
 
 
-def _residues(outcome: RoundOutcome) -> NDArray[np.uint32]:
-    return (outcome.integer_sum & ((1 << outcome.task.ring_bits) - 1)).astype(np.uint32)
+def _residues(outcome: RoundOutcome) -> Residues:
+    return reduce_to_ring(outcome.integer_sum, outcome.task.ring_bits)
 
 
 def _outcome(task: RoundTask, integers: NDArray[np.int64], survivors: int) -> RoundOutcome:
     plan = RoundPlan.of(task)
-    residues = (integers & ((1 << task.ring_bits) - 1)).astype(np.uint32)
-    mean = plan.decode(residues, survivors)
+    mean = plan.decode(reduce_to_ring(integers, task.ring_bits), survivors)
     return RoundOutcome(
         task=task,
         integer_sum=integers,

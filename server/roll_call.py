@@ -6,12 +6,14 @@ roll call says where each can be reached now.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 
 from flwr.serverapp import Grid
 
 from protocol.errors import PenchantError
-from protocol.messages import SetupReply, SetupRequest, SignedRelease
+from protocol.keys import verify
+from protocol.messages import SetupReply, SetupRequest, SignedRelease, setup_transcript
 from server.credentials import ServerCredentials
 from server.round import Progress, ProgressSink
 from server.transport import Answer, ask
@@ -35,10 +37,11 @@ class RollCall:
         self._serial: dict[str, int] = {}
         self._grid, self._run_id, self._seconds, self._on_progress = grid, run_id, seconds, on_progress
         self._credentials = credentials
+        self._challenge = os.urandom(32)
 
     def call(self) -> None:
         """Ask every node of the grid that has not answered yet."""
-        empty = SetupRequest(certificate=self._credentials.certificate).to_bytes()
+        empty = SetupRequest(certificate=self._credentials.certificate, challenge=self._challenge).to_bytes()
         self._ask(dict.fromkeys(set(self._grid.get_node_ids()) - set(self.nodes.values()), empty))
 
     def supply(self, identities: Iterable[str], releases: Mapping[str, SignedRelease]) -> None:
@@ -54,6 +57,7 @@ class RollCall:
             if (old, missing) not in encoded:
                 encoded[old, missing] = SetupRequest(
                     certificate=self._credentials.certificate,
+                    challenge=self._challenge,
                     roster=self._credentials.roster if old else b"",
                     releases=tuple(releases[digest] for digest in missing),
                 ).to_bytes()
@@ -75,12 +79,13 @@ class RollCall:
     def _enter(self, node_id: int, data: bytes) -> bool:
         try:
             reply = SetupReply.from_bytes(data)
+            verify(reply.identity, setup_transcript(self._challenge, reply.identity), reply.signature)
         except PenchantError:
             return False
         if reply.identity not in self._credentials.members:
             return False
         identity = reply.identity.hex()
-        # The first node to claim an identity keeps it for this run; a second one cannot sign for it anyway.
+        # Two nodes with one identity's key: the first keeps it for this run.
         if self.nodes.setdefault(identity, node_id) != node_id:
             return False
         self._held[identity], self._serial[identity] = set(reply.artefacts), reply.roster_serial

@@ -104,10 +104,13 @@ def simulate(
 @one_line_errors
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which benchmark; the list of all if left out.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write the figures to this file as well, and a picture beside it if there is one."),
+    ] = None,
 ) -> None:
     """One benchmark: ours and the peer's in the same run, as ratios."""
-    from simulations.bench.runner import BENCHMARKS, run_benchmark
+    from simulations.bench.runner import BENCHMARKS, draw_benchmark, run_benchmark
 
     if name is None:
         print_table("Benchmarks", ("name", "what it measures"), [(key, line) for key, (_, line) in BENCHMARKS.items()])
@@ -119,6 +122,7 @@ def bench(
         document = run_benchmark(name, display)
     if json_file is not None:
         json_file.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+        draw_benchmark(document, json_file.with_suffix(".png"))
     rows = [
         (case, _figure(figures["ours"]), _figure(figures["peer"]), _figure(figures["ratio"]), figures["unit"])
         for case, figures in document["cases"].items()

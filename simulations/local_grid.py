@@ -54,10 +54,32 @@ class Transfer:
     payload: bytes | None  # only when the grid was asked to record
 
 
+_sizes: dict[tuple[object, ...], int] = {}
+
+
 def wire_size(message: Message) -> int:
-    """Bytes of the message as Flower puts it on the wire: all its objects deflated, envelope and payload (0.1
-    ms).
+    """Bytes of the message as Flower puts it on the wire: all its objects deflated, envelope and payload.
+
+    Deflating takes 0.4 ms, most of it for the objects' names (SHA-256), whatever they are. It is done once per shape:
+    payloads that are bytes of one length, under one envelope, deflate to one size.
     """
+    lengths = [
+        (name, field, len(value) if isinstance(value, bytes) else None)
+        for name, record in message.content.items()
+        for field, value in record.items()
+    ]
+    if any(length is None for _, _, length in lengths):
+        return _deflated_size(message)
+    metadata = message.metadata
+    numbers = (metadata.src_node_id, metadata.dst_node_id, metadata.run_id)  # seven bits to a byte
+    texts = (metadata.reply_to_message_id, metadata.group_id, metadata.message_type)
+    shape = (*lengths, *(number.bit_length() for number in numbers), *(len(text) for text in texts))
+    if shape not in _sizes:
+        _sizes[shape] = _deflated_size(message)
+    return _sizes[shape]
+
+
+def _deflated_size(message: Message) -> int:
     return sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
 
 

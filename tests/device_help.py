@@ -46,7 +46,7 @@ def share_artefacts(grid: LocalGrid, people: int, plan: Mapping[str, Any]) -> di
     """Give the plan's artefacts to all devices; returns {role: digest}."""
     digests = {role: sha256(data).hexdigest() for role, data in plan["artefacts"].items()}
     releases = tuple(signed_release(role, data, plan["base_sha256"]) for role, data in plan["artefacts"].items())
-    request = SetupRequest(certificate=CERTIFICATE, releases=releases)
+    request = SetupRequest(certificate=CERTIFICATE, challenge=bytes(32), releases=releases)
     for partition in range(people):
         held = SetupReply.from_bytes(ask_device(grid, "setup", partition, request)).artefacts
         assert set(digests.values()) <= set(held)

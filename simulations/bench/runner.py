@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 from protocol.errors import PenchantError
@@ -32,6 +33,8 @@ BENCHMARKS: Final[Mapping[str, tuple[str, str]]] = {
     "preferences": ("simulations.bench.preferences", "PrefEval: the right preference found, and the right choice made"),
     "summary": ("simulations.bench.summary", "a summary and a quarter of the memories against all of them"),
 }
+# name -> module with `draw(cases, path)`: a picture beside the figures
+PICTURES: Final[Mapping[str, str]] = {"secagg": "simulations.bench.secagg_plot"}
 _VERSIONS = ("penchant", "llama-cpp-python", "numpy", "sqlcipher3-wheels", "flwr")
 
 
@@ -48,6 +51,14 @@ def run_benchmark(name: str, on_progress: OnProgress) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "cases": {case: figures.to_dict() for case, figures in cases.items()},
     }
+
+
+def draw_benchmark(document: Mapping[str, Any], path: Path) -> bool:
+    """Write the benchmark's picture to `path` (PNG) and say whether there is one."""
+    module = PICTURES.get(document["name"])
+    if module is not None:
+        import_module(module).draw(document["cases"], path)
+    return module is not None
 
 
 def describe_machine() -> dict[str, Any]:

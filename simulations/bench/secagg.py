@@ -49,7 +49,7 @@ from protocol.messages import (
 )
 from protocol.round_plan import RoundPlan, plan_task
 from protocol.secure_sum import DeviceRound, ServerRound
-from server.transport import FIELD, RECORD, Answer, ask
+from server.transport import FIELD, RECORD, Answer, ask, read_bytes
 from simulations.bench.case import Case
 from simulations.bench.flower_secagg import flower_round
 from simulations.bench.runner import OnProgress
@@ -66,7 +66,6 @@ SIZES: Final = {
 }
 GROWTH: Final = (50, 100, 200, 500, 1000, 2000)
 GROWTH_VALUES: Final = 3584
-_STATE = "round"
 
 
 @dataclass
@@ -98,8 +97,9 @@ def run(on_progress: OnProgress, repeats: int = 3) -> dict[str, Case]:
             cases["bytes_per_value"] = Case(sides.bytes_up / values, sides.flower_bytes_up / values, "B")
         on_progress(f"{people} people, {values:,} values", 1.0)
     for people in GROWTH:
-        seconds = server_seconds(people, GROWTH_VALUES)
-        cases[f"server_{people}"] = Case(seconds, None, "s", {"per_n_log_n": seconds / (people * np.log2(people))})
+        seconds, neighbours = server_seconds(people, GROWTH_VALUES)
+        more = {"per_n_log_n": seconds / (people * np.log2(people)), "neighbours": neighbours}
+        cases[f"server_{people}"] = Case(seconds, None, "s", more)
         on_progress(f"the server with {people} people", 1.0)
     return cases
 
@@ -151,17 +151,15 @@ def secure_round(task: RoundTask, keys: list[SigningKey], contributions: Sequenc
     """
     server_seconds = 0.0
     fleet = frozenset(key.public_bytes for key in keys)
+    saved_states: dict[int, bytes] = {}
     app = ClientApp()
 
     def answer(
         message: Message, context: Context, step: Callable[[int, bytes, bytes], tuple[DeviceRound, bytes]]
     ) -> Message:
         person = int(context.node_config["partition-id"])
-        saved = context.state.config_records[_STATE][FIELD] if _STATE in context.state.config_records else b""
-        data = message.content.config_records[RECORD][FIELD]
-        assert isinstance(saved, bytes) and isinstance(data, bytes)
-        state, reply = step(person, saved, data)
-        context.state.config_records[_STATE] = ConfigRecord({FIELD: state.to_bytes()})
+        state, reply = step(person, saved_states.get(person, b""), read_bytes(message))
+        saved_states[person] = state.to_bytes()
         return Message(RecordDict({RECORD: ConfigRecord({FIELD: reply})}), reply_to=message)
 
     def advertise(person: int, saved: bytes, data: bytes) -> tuple[DeviceRound, bytes]:
@@ -252,7 +250,7 @@ def secure_round(task: RoundTask, keys: list[SigningKey], contributions: Sequenc
 def plain_round(task: RoundTask, contributions: Sequence[Integers]) -> None:
     """The same contributions through the same grid, each shown to the server."""
     length = JointLayout(task.update_dimension).dimension
-    total = np.zeros(length, np.uint32)
+    total = np.zeros(length, masks.word(task.ring_bits))
     app = ClientApp()
 
     @app.train("collect")
@@ -273,11 +271,12 @@ def plain_round(task: RoundTask, contributions: Sequence[Integers]) -> None:
         raise PenchantError("the plain sum of this benchmark is not the sum of its contributions")
 
 
-def server_seconds(people: int, values: int) -> float:
-    """The server's own work in one round of `people` with `values` numbers each, nobody lost."""
+def server_seconds(people: int, values: int) -> tuple[float, int]:
+    """(the server's own work in one round of `people` with `values` numbers each, nobody lost; neighbours each)."""
     task, keys, updates = _fleet(people, values, seed=0)
     plan = RoundPlan.of(task)
-    return secure_round(task, keys, [plan.contribute(update, 0.0, 1) for update in updates])[1]
+    seconds = secure_round(task, keys, [plan.contribute(update, 0.0, 1) for update in updates])[1]
+    return seconds, task.graph_degree
 
 
 def _data_of(answer: Answer) -> bytes:

@@ -224,7 +224,7 @@ def test_malformed_bytes_and_altered_artefacts_are_refused(tmp_path: Path) -> No
         for stage in ("setup", "advertise", "share", "collect", "confirm", "unmask"):
             assert fleet.refusal(stage, 0, b"not cbor").reason is RefusalReason.MALFORMED
         altered = signed_release("shared", b"these bytes", BASE_SHA256).model_copy(update={"data": b"others"})
-        wrong = SetupRequest(certificate=CERTIFICATE, releases=(altered,))
+        wrong = SetupRequest(certificate=CERTIFICATE, challenge=bytes(32), releases=(altered,))
         assert fleet.refusal("setup", 0, wrong).reason is RefusalReason.ARTEFACT
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import atheris
 import cbor2
 
-with atheris.instrument_imports(include=["protocol", "edge_runtime"]):
+with atheris.instrument_imports(include=["protocol", "edge_runtime", "server.aggregate"]):
     import numpy as np
 
     from edge_runtime.adapters.adapter_file import AdapterMetadata, read_adapter, read_adapter_metadata, write_adapter
@@ -36,6 +36,7 @@ with atheris.instrument_imports(include=["protocol", "edge_runtime"]):
     from protocol.keys import SigningKey
     from protocol.plain_cbor import read_plain
     from protocol.round_plan import RoundPlan
+    from server.aggregate import RoundOutcome, decode_sum
 
 from tests.protocol.secure_sum_fleet import SmallFleet, make_task, random_vectors
 
@@ -86,8 +87,8 @@ def targets() -> dict[str, tuple[Parser, list[bytes]]]:
     release = messages.SignedRelease(statement=sign_document(statement, key), data=b"weights")
     written: list[messages.Message] = [
         task, share_request, confirm_request, unmask_request, collect_requests[0], statement, authority.invitation,
-        messages.SetupRequest(certificate=certificate, roster=roster, releases=(release,)),
-        messages.SetupReply(identity=key.public_bytes, roster_serial=3, artefacts=("a" * 64,)),
+        messages.SetupRequest(certificate=certificate, challenge=bytes(32), roster=roster, releases=(release,)),
+        messages.SetupReply(identity=key.public_bytes, signature=bytes(64), roster_serial=3, artefacts=("a" * 64,)),
         messages.AdvertiseRequest(certificate=certificate, task=sign_document(task, key)),
         messages.Refusal(reason=messages.RefusalReason.BUDGET),
         fleet_trust.ServerCertificate.from_bytes(certificate[64:]), fleet_trust.RosterDocument.from_bytes(roster[64:]),
@@ -122,6 +123,10 @@ def targets() -> dict[str, tuple[Parser, list[bytes]]]:
         "adapter metadata": (read_adapter_metadata, [adapter]),
         "adapter": (read_adapter, [adapter]),
         "GGUF header": (read_header, [adapter]),
+        "RoundOutcome": (
+            lambda data: RoundOutcome.from_bytes(task, data),
+            [decode_sum(task, total, 4).to_bytes()],
+        ),
         "packed vector": (lambda data: codec.unpack(data, length, task.ring_bits), [packed]),
     }
     return found

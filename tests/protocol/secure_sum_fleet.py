@@ -10,6 +10,7 @@ from protocol import secure_sum
 from protocol.clipping import JointLayout
 from protocol.graph import plan_graph
 from protocol.keys import SigningKey
+from protocol.masks import Residues
 from protocol.messages import (
     AdvertiseReply,
     CollectReply,
@@ -102,7 +103,7 @@ class SmallFleet:
                 self.server.add_confirmation(self.fleet[device], ConfirmReply.from_bytes(self._wire(reply.to_bytes())))
         return UnmaskRequest.from_bytes(self.server.close_confirm().to_bytes())
 
-    def unmask(self, request: UnmaskRequest, gone: Collection[int] = ()) -> NDArray[np.uint32]:
+    def unmask(self, request: UnmaskRequest, gone: Collection[int] = ()) -> Residues:
         for device in self._left(gone):
             self.states[device], reply = secure_sum.unmask(self._reload(device), request)
             self.server.add_unmask(self.fleet[device], UnmaskReply.from_bytes(self._wire(reply.to_bytes())))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from protocol.errors import ProtocolError
-from protocol.masks import expand, reduce_to_ring, ring_mask
+from protocol.masks import expand, reduce_to_ring, ring_mask, word
 
 
 def test_every_bit_of_the_key_matters():
@@ -25,7 +25,7 @@ def test_every_bit_of_the_key_matters():
 @pytest.mark.parametrize("ring_bits", [8, 11, 16, 17, 24, 32])
 def test_masks_are_uniform_in_the_ring(ring_bits):
     values = expand(b"s" * 32, 200_000, ring_bits)
-    assert values.dtype == np.uint32 and int(values.max()) <= int(ring_mask(ring_bits))
+    assert values.dtype == word(ring_bits) and int(values.max()) <= int(ring_mask(ring_bits))
     for shift in (0, ring_bits - 8):
         counts = np.bincount((values >> np.uint32(shift)) & np.uint32(255), minlength=256)
         expected = values.size / 256

@@ -37,9 +37,12 @@ ADVERT = AdvertiseReply(
 MESSAGES = [
     make_task(26, settings={"learning_rate": 0.5, "steps": 3, "loss": "dpo"}),
     SetupRequest(
-        certificate=b"c" * 70, roster=b"r" * 99, releases=(SignedRelease(statement=b"s" * 70, data=b"frame"),)
+        certificate=b"c" * 70,
+        challenge=b"n" * 32,
+        roster=b"r" * 99,
+        releases=(SignedRelease(statement=b"s" * 70, data=b"frame"),),
     ),
-    SetupReply(identity=b"i" * 32, roster_serial=3, artefacts=(DIGEST,)),
+    SetupReply(identity=b"i" * 32, signature=b"g" * 64, roster_serial=3, artefacts=(DIGEST,)),
     AdvertiseRequest(certificate=b"c" * 70, task=b"t" * 99),
     ADVERT,
     ShareRequest(task_digest=DIGEST, roster=(ADVERT, ADVERT)),

@@ -171,7 +171,7 @@ def test_invented_peers_are_refused_whoever_vouches_for_them(tmp_path: Path) -> 
             members = pinned_fleet(device).members | {invented.public_bytes}
         # Signed by the server's own key, or by an authority of its own making.
         for forger in (FleetAuthority(AUTHORITY.fleet_id, SERVER_KEY), FleetAuthority("f", SigningKey.generate())):
-            lists = SetupRequest(certificate=CERTIFICATE, roster=forger.enrol(members, serial=9))
+            lists = SetupRequest(certificate=CERTIFICATE, challenge=bytes(32), roster=forger.enrol(members, serial=9))
             assert {run.refusal("setup", device, lists) for device in EVERYBODY} == {RefusalReason.TRUST}
         assert np.array_equal(run.unmask(run.confirm(run.collect(run.share(roster)))), run.true_sum(seen))
 
@@ -182,8 +182,10 @@ def test_a_rolled_back_roster_does_not_bring_a_struck_device_back(tmp_path: Path
         everybody = pinned_fleet(device).members
     with Device.open(run.homes[PEOPLE - 1]) as device:
         struck = device.identity.public_bytes
-    old = SetupRequest(certificate=CERTIFICATE, roster=AUTHORITY.enrol(everybody, serial=1))
-    new = SetupRequest(certificate=CERTIFICATE, roster=AUTHORITY.enrol(everybody - {struck}, serial=2))
+    old = SetupRequest(certificate=CERTIFICATE, challenge=bytes(32), roster=AUTHORITY.enrol(everybody, serial=1))
+    new = SetupRequest(
+        certificate=CERTIFICATE, challenge=bytes(32), roster=AUTHORITY.enrol(everybody - {struck}, serial=2)
+    )
     for device_number in range(PEOPLE - 1):
         assert run.ask("setup", device_number, new, SetupReply).roster_serial == 2
         assert run.refusal("setup", device_number, old) is RefusalReason.TRUST
@@ -241,7 +243,7 @@ def test_a_task_that_the_fleets_server_did_not_sign_opens_nothing(tmp_path: Path
 
 
 def offered(*releases: SignedRelease) -> SetupRequest:
-    return SetupRequest(certificate=CERTIFICATE, releases=releases)
+    return SetupRequest(certificate=CERTIFICATE, challenge=bytes(32), releases=releases)
 
 
 def test_a_tampered_release_is_not_kept(tmp_path: Path) -> None:
