@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported: no device reports home
@@ -23,10 +23,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import stages
-from client.work import LocalWork
+from client.work import LocalUpdate, LocalWork
 from edge_runtime.device import Device
 from protocol.errors import BudgetExceeded, PenchantError, ProtocolError
-from protocol.messages import Refusal, RefusalReason
+from protocol.messages import Refusal, RefusalReason, RoundTask
 
 RECORD, FIELD = "m", "cbor"
 
@@ -34,12 +34,34 @@ log = logging.getLogger("penchant.client")
 app = ClientApp()
 
 
-def default_work(device: Device) -> LocalWork:
-    """Training on the device's own data. Imported here: key exchange must not load a training library."""
-    from client.training import DeviceWork
+class TaskWork:
+    """``LocalWork`` that does what the task names: its space, and in it the work that its settings name."""
 
-    work: LocalWork = DeviceWork(device)
-    return work
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def compute(self, task: RoundTask, artefacts: Mapping[str, bytes]) -> LocalUpdate:
+        """Training on the device's own data."""
+        return self._work(task).compute(task, artefacts)
+
+    def _work(self, task: RoundTask) -> LocalWork:
+        # Imported here: key exchange must not load a training library, nor choices one that trains adapters.
+        if task.space == "reward":
+            if task.settings.get("work") == "centroids":
+                from client.centroid_work import CentroidWork
+
+                return CentroidWork(self._device)
+            from client.reward_training import RewardWork
+
+            return RewardWork(self._device)
+        from client.training import DeviceWork
+
+        return DeviceWork(self._device)
+
+
+def default_work(device: Device) -> LocalWork:
+    """Training on the device's own data."""
+    return TaskWork(device)
 
 
 work_factory: Callable[[Device], LocalWork] = default_work

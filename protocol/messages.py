@@ -87,10 +87,10 @@ class RoundTask(Message):
     `fleet_id` and the `roster_serial` of the members' list that the round is for: a device takes part only if both
     are those it has pinned, so a task without a fleet ("", a benchmark of the sum alone) reaches no device.
     `dimension` is the length of one coordinate theta, `basis_count` the number K of bases; the update has
-    `update_dimension` values. `space`: whether they are about adapters (theta in a frame) or about rewards (vectors of
-    `reward_rounds`, whose length is the `dimension`). `clip_norm` bounds the update's L2 norm, `noise_multiplier` is z (0 = no noise,
-    and every report says so), `minimum_survivors` the smallest cohort for which the noise suffices: fewer,
-    and no device unmasks. `scale` is integers per unit, `graph_degree`/`graph_threshold` the plan for
+    `update_dimension` values. `space`: whether they are about adapters (theta in a frame) or about rewards (a vector
+    of `reward_rounds`, whose length is the `dimension`). `clip_norm` bounds the update's L2 norm, `noise_multiplier`
+    is z (0 = no noise, and every report says so), `minimum_survivors` the smallest cohort for which the noise
+    suffices: fewer, and no device unmasks. `scale` is integers per unit, `graph_degree`/`graph_threshold` the plan for
     `cohort_size` devices. `mechanism` names the noise; a person's participations start at least `spacing` rounds apart
     and upload `strategy` times one vector in consecutive rounds (`matrix_factorisation`; (1.0,): once).
     """

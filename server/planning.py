@@ -13,7 +13,7 @@ from protocol.messages import RoundTask
 from protocol.round_plan import plan_task
 
 REQUIRED_PLAN_KEYS = {"kind", "dimension", "clip_norm", "base_sha256", "artefacts"}
-PLAN_KEYS = REQUIRED_PLAN_KEYS | {"basis_count", "settings", "noise_multiplier"}
+PLAN_KEYS = REQUIRED_PLAN_KEYS | {"space", "basis_count", "settings", "noise_multiplier"}
 
 
 def default_minimum_survivors(cohort_size: int, dropout_fraction: float) -> int:
@@ -92,6 +92,7 @@ def task_from_plan(
         round=round,
         attempt=attempt,
         kind=plan["kind"],
+        space=plan.get("space", "adapter"),
         artefacts=dict(artefacts),
         base_sha256=str(plan["base_sha256"]),
         dimension=int(plan["dimension"]),
