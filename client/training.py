@@ -1,10 +1,9 @@
 """What a device computes for a round: its own training, in the frame, on the file that serves.
 
 ``shared`` rounds: the device trains the fleet's adapter on its own texts and offers the difference (d,).
-``bases`` rounds (blind subspace iteration, a randomised range finder after Halko, Martinsson and Tropp 2011, 4.3):
-with ``delta_u`` (d,) the device's personal residual on top of the shared adapter and ``w_u`` (K,) its weights, it
-offers ``w_u (x) delta_u`` (K d,); ``w_u`` is a private random unit vector in the first sum and the normalised
-projection of ``delta_u`` on the published bases afterwards. Neither leaves the device.
+``bases`` rounds (blind subspace iteration): with ``delta_u`` (d,) the device's personal residual on top of the shared
+adapter and ``w_u`` (K,) its weights on the round's public rows, it offers ``w_u (x) delta_u`` (K d,), bounded as in
+`protocol.subspace_sketch`. Neither leaves the device.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import ModelFile, find_model
 from edge_runtime.store.vault import LEARNT_PREFIX
-from protocol.clipping import clip_to_norm
 from protocol.coordinates import Coordinates
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
 from protocol.messages import RoundTask
+from protocol.subspace_sketch import sketch_contribution
 
 TOKENISER_CONTEXT = 256
 
@@ -124,21 +123,9 @@ class DeviceWork:
                 result = train_coordinates(trainer.torch_model, frame, batch, shared, local)
                 return LocalUpdate(result.theta - shared, result.loss, 1)
             residual, loss = residual_of(self._device, trainer, frame, shared, plan, batch)
-        delta, _ = clip_to_norm(residual, task.clip_norm)
-        if "bases" in artefacts:
-            bases = Coordinates.from_bytes(
-                artefacts["bases"], frame_sha256=frame.digest, dimension=frame.dimension
-            ).rows
-            weights = bases @ delta
-        else:
-            seed_bytes = self._device.vault.get_blob(f"{LEARNT_PREFIX}sketch/{task.run_id}")
-            if seed_bytes is None:
-                seed_bytes = os.urandom(16)
-                self._device.vault.put_blob(f"{LEARNT_PREFIX}sketch/{task.run_id}", seed_bytes)
-            weights = np.random.default_rng(int.from_bytes(seed_bytes, "big")).normal(size=task.basis_count)
-        length = float(np.linalg.norm(weights))
-        weights = weights / length if length > 0 else weights
-        return LocalUpdate(np.outer(weights, delta).ravel(), loss, 1)
+        rows = Coordinates.from_bytes(artefacts["bases"], frame_sha256=frame.digest, dimension=frame.dimension).rows
+        noisy = task.noise_multiplier > 0.0
+        return LocalUpdate(sketch_contribution(rows, residual, task.clip_norm, noisy=noisy), loss, 1)
 
 
 def residual_of(

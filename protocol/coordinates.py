@@ -12,7 +12,6 @@ import cbor2
 import numpy as np
 
 from protocol.errors import ProtocolError
-from protocol.frames import Vector
 from protocol.plain_cbor import read_plain
 
 _FORMAT = "penchant-coordinates-1"
@@ -58,11 +57,3 @@ class Coordinates:
             raise
         except Exception as error:
             raise ProtocolError("the release could not be read; fetch it again from the fleet") from error
-
-
-def mix(shared: Vector, bases: np.ndarray, weights: Vector) -> Vector:
-    """``shared + sum_k weights_k bases_k`` (d,): exact, because all adapters live in one frame."""
-    if bases.shape != (len(weights), len(shared)):
-        raise ProtocolError(f"{len(weights)} weights do not fit bases of shape {bases.shape}")
-    mixed: Vector = shared + weights @ bases
-    return mixed

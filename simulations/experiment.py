@@ -23,12 +23,13 @@ import numpy as np
 from client import app as client_app
 from client.examples import public_examples
 from client.frame_builder import build_frame, public_text
+from client.mixing_weights import residual_weights
 from client.training import Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
 from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.device import Device
 from edge_runtime.models.catalogue import ModelFile, ModelShape, read_model_shape
 from edge_runtime.store.vault import LEARNT_PREFIX
-from protocol.coordinates import Coordinates, mix
+from protocol.coordinates import Coordinates
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
 from server.algorithms import PreferenceBases, PreferencePlan
@@ -193,7 +194,7 @@ def run_experiment(
         "wire": wire_block(grid, result, len(fleet)),
         "secure_aggregation": secure_aggregation_block(result, settings),
         "bases": {
-            "count": settings.plan.basis_count,
+            "count": algorithm.bank.count,
             "spectrum": list(algorithm.spectrum),
             "noise_floor": algorithm.noise_floor,
             "weights": {name: [float(w) for w in fit.weights] for name, fit in zip(names, fits, strict=True)},
@@ -249,9 +250,8 @@ def _fit_person(
     with Device.open(home) as device:
         batch = trainer.batch_of(device, settings.training)
         residual, _ = residual_of(device, trainer, frame, algorithm.shared, settings.training, batch)
-        bases = algorithm.mixing
-        weights = bases @ residual  # a projection: no further step of training
-        mixed = mix(algorithm.shared, bases, weights)
+        weights = residual_weights(residual, algorithm.bank)  # no further step of training
+        mixed = algorithm.bank.mix(weights)
         device.vault.put_blob(f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes())
     return PersonalFit(algorithm.shared, algorithm.shared + residual, mixed, weights)
 

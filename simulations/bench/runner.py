@@ -29,6 +29,8 @@ BENCHMARKS: Final[Mapping[str, tuple[str, str]]] = {
     "retrieval": ("simulations.bench.retrieval", "hybrid search in 20,000 encrypted chunks"),
     "memory": ("simulations.bench.memory", "peak memory of a chatting device"),
     "secagg": ("simulations.bench.secagg", "a secure sum against Flower's SecAgg+ and against plain summing"),
+    "wire": ("simulations.bench.wire", "bytes per person and round of every federated strategy, from real messages"),
+    "bases": ("simulations.bench.bases", "what fitting a newcomer costs, against LoRe's few-shot fit"),
     "recall": ("simulations.bench.recall", "evidence found in LoCoMo's chats against BM25"),
     "preferences": ("simulations.bench.preferences", "PrefEval: the right preference found, and the right choice made"),
     "summary": ("simulations.bench.summary", "a summary and a quarter of the memories against all of them"),

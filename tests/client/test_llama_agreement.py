@@ -36,7 +36,6 @@ from client.torch_model import TorchModel, as_theta
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.engine.engine import Adapter, ChatMessage, Engine
 from edge_runtime.models.catalogue import describe_model, find_model, read_model_shape
-from protocol.coordinates import mix
 from protocol.errors import PenchantError
 from protocol.frames import Frame
 from tests.client.framed_help import some_texts, tiny_gguf, tiny_model
@@ -136,7 +135,7 @@ def test_every_kind_of_map_agrees_on_the_tiny_model(tiny: Pair) -> None:
 def test_mixing_in_llama_is_mixing_in_the_frame_on_the_tiny_model(tiny: Pair) -> None:
     thetas, weights = [tiny.theta(k, 0.1) for k in range(3)], np.array([0.7, -0.4, 1.3])
     together = tiny.served(*((tiny.load(t), w) for t, w in zip(thetas, weights, strict=True)))
-    mixed = mix(np.zeros(tiny.frame.dimension), np.stack(thetas), weights)
+    mixed = weights @ np.stack(thetas)  # what a bank does (`protocol.bank`)
     assert np.abs(together - tiny.served((tiny.load(mixed), 1.0))).max() < 1e-3
     agree(together, tiny.trained(mixed), mean=0.0033, largest=0.025)
 

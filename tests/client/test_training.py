@@ -191,68 +191,45 @@ def test_a_device_without_texts_says_so(trainer: Trainer, frame: Frame, tmp_path
 # ---- bases rounds
 
 
-def test_the_first_sketch_is_a_private_unit_vector_times_the_residual(
-    trainer: Trainer, frame: Frame, device: Device
+@pytest.mark.parametrize("noise_multiplier", [0.0, 1.0])
+def test_a_bases_round_offers_the_residual_times_its_weights_on_the_rounds_rows(
+    trainer: Trainer, frame: Frame, device: Device, noise_multiplier: float
 ) -> None:
-    shared = vector(frame, 0)
-    update = compute(device, frame, "bases", shared)
+    shared, rows, clip = vector(frame, 0), some_bases(frame), 100.0
+    update = compute(device, frame, "bases", shared, rows, noise_multiplier=noise_multiplier, clip_norm=clip)
     batch = trainer.batch_of(device, PLAN)
     settings = LocalSettings(PLAN.residual_epochs, PLAN.batch_size, PLAN.learning_rate, seed=0)
     trained = train_coordinates(trainer.torch_model, frame, batch, shared, settings).theta
     delta = residual(device, trainer, frame, shared)
     np.testing.assert_allclose(delta, trained - shared, atol=FLOAT32)
-    assert np.linalg.norm(weights_in(update, delta)) == pytest.approx(1.0)
+    projected = rows @ delta
+    expected = projected / (np.linalg.norm(projected) if noise_multiplier else clip)
+    np.testing.assert_allclose(weights_in(update, delta), expected, atol=FLOAT32)
     assert update.loss_sum == pytest.approx(
         evaluate_coordinates(trainer.torch_model, frame, batch, shared), rel=1e-6
     )  # of the shared adapter, not of the residual's training
     assert update.example_count == 1
 
 
-def test_the_first_sketch_is_the_same_after_a_restart(trainer: Trainer, frame: Frame, tmp_path: Path) -> None:
-    shared = vector(frame, 0)
+def test_what_is_offered_is_the_same_after_a_restart(trainer: Trainer, frame: Frame, tmp_path: Path) -> None:
+    shared, rows = vector(frame, 0), some_bases(frame)
     with open_device(tmp_path / "home") as first:
         fill(first)
-        before = compute(first, frame, "bases", shared).update
+        before = compute(first, frame, "bases", shared, rows).update
     forget_batches()
     with open_device(tmp_path / "home") as restarted:
-        after = compute(restarted, frame, "bases", shared, attempt=1).update
-        np.testing.assert_allclose(after, before, atol=FLOAT32)
-
-
-def test_the_weights_differ_between_runs_and_between_people_with_the_same_words(
-    trainer: Trainer, frame: Frame, device: Device, tmp_path: Path
-) -> None:
-    shared = vector(frame, 0)
-    delta = residual(device, trainer, frame, shared)
-    with open_device(tmp_path / "twin") as twin:
-        fill(twin)
-        drawn = [
-            weights_in(compute(device, frame, "bases", shared, run_id="run-a"), delta),
-            weights_in(compute(device, frame, "bases", shared, run_id="run-b"), delta),
-            weights_in(compute(twin, frame, "bases", shared, run_id="run-a"), delta),
-        ]
-    for number, one in enumerate(drawn):
-        assert not any(np.allclose(one, other) for other in drawn[number + 1 :])
-
-
-def test_later_sketches_use_the_normalised_projection_on_the_bases(
-    trainer: Trainer, frame: Frame, device: Device
-) -> None:
-    shared, bases = vector(frame, 0), some_bases(frame)
-    delta = residual(device, trainer, frame, shared)
-    projected = bases @ delta
-    found = weights_in(compute(device, frame, "bases", shared, bases), delta)
-    np.testing.assert_allclose(found, projected / np.linalg.norm(projected), atol=FLOAT32)
+        after = compute(restarted, frame, "bases", shared, rows, attempt=1).update
+        np.testing.assert_array_equal(after, before)
 
 
 def test_the_residual_is_clipped_before_it_is_offered(trainer: Trainer, frame: Frame, device: Device) -> None:
-    shared, bases = vector(frame, 0), some_bases(frame)
-    delta = residual(device, trainer, frame, shared)
-    bound = 0.25 * float(np.linalg.norm(delta))
-    for given in (None, bases):
-        update = compute(device, frame, "bases", shared, given, clip_norm=bound)
-        assert np.linalg.norm(update.update) == pytest.approx(bound)
-        assert np.linalg.norm(weights_in(update, 0.25 * delta)) == pytest.approx(1.0)
+    shared, rows = vector(frame, 0), some_bases(frame)
+    bound = 0.25 * float(np.linalg.norm(residual(device, trainer, frame, shared)))
+    loud, exact = (
+        compute(device, frame, "bases", shared, rows, clip_norm=bound, noise_multiplier=z).update for z in (1.0, 0.0)
+    )
+    assert np.linalg.norm(loud) == pytest.approx(bound)
+    assert 0.0 < np.linalg.norm(exact) < bound
 
 
 def test_the_residual_is_trained_once_per_shared_adapter_and_kept_where_a_forget_finds_it(
@@ -269,15 +246,16 @@ def test_the_residual_is_trained_once_per_shared_adapter_and_kept_where_a_forget
     def kept() -> list[str]:
         return device.vault.blob_names(f"{LEARNT_PREFIX}residual/")
 
-    first = compute(device, frame, "bases", vector(frame, 0)).update
+    rows = some_bases(frame)
+    first = compute(device, frame, "bases", vector(frame, 0), rows).update
     assert len(trainings) == 1 and len(kept()) == 1
-    np.testing.assert_allclose(compute(device, frame, "bases", vector(frame, 0)).update, first, atol=FLOAT32)
+    np.testing.assert_array_equal(compute(device, frame, "bases", vector(frame, 0), rows).update, first)
     assert len(trainings) == 1
-    compute(device, frame, "bases", vector(frame, 1))
+    compute(device, frame, "bases", vector(frame, 1), rows)
     assert len(trainings) == 2 and len(kept()) == 2
     forget(device, [device.memory.items()[0].id])
-    assert kept() == [] and device.vault.blob_names(f"{LEARNT_PREFIX}sketch/") == []
-    compute(device, frame, "bases", vector(frame, 0))
+    assert kept() == []
+    compute(device, frame, "bases", vector(frame, 0), rows)
     assert len(trainings) == 3
 
 

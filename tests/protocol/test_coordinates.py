@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from protocol.coordinates import Coordinates, mix
+from protocol.coordinates import Coordinates
 from protocol.errors import ProtocolError
 
 FRAME = "f" * 64
@@ -29,17 +29,6 @@ def test_round_trip(count: int, dimension: int, seed: int) -> None:
 def test_zeros_change_nothing() -> None:
     none = Coordinates.zeros(FRAME, 2, 4)
     assert none.rows.shape == (2, 4) and not read(none.to_bytes()).rows.any()
-
-
-def test_mixtures_are_exact() -> None:
-    random = np.random.default_rng(0)
-    shared, bases, weights = random.normal(size=7), random.normal(size=(3, 7)), random.normal(size=3)
-    wanted = shared + weights[0] * bases[0] + weights[1] * bases[1] + weights[2] * bases[2]
-    assert np.allclose(mix(shared, bases, weights), wanted, atol=1e-14)
-    assert np.array_equal(mix(shared, bases, np.zeros(3)), shared)
-    for misfit in (random.normal(size=(2, 7)), random.normal(size=(3, 6)), random.normal(size=(7, 3))):
-        with pytest.raises(ProtocolError, match="3 weights"):
-            mix(shared, misfit, weights)
 
 
 def test_another_frame_or_length_is_refused() -> None:

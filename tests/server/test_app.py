@@ -112,7 +112,7 @@ def frame_file(folder: Path) -> Path:
 def test_the_default_algorithm_reads_the_frame_and_the_plan_from_the_configuration(tmp_path: Path) -> None:
     frame = Frame.from_bytes(frame_file(tmp_path).read_bytes())
     config: dict[str, bool | float | int | str] = {
-        **CONFIG, "frame": str(tmp_path / "frame"), "shared-rounds": 1, "bases-rounds": 1, "basis-count": 2,
+        **CONFIG, "frame": str(tmp_path / "frame"), "shared-rounds": 1, "bases-rounds": 2, "basis-count": 2,
         "train.learning-rate": 0.5,
     }  # fmt: skip
     algorithm = server.app.default_algorithm(config, tmp_path)
