@@ -54,6 +54,10 @@ class TaskWork:
             from client.reward_training import RewardWork
 
             return RewardWork(self._device)
+        if task.settings.get("work") == "user_vector":
+            from client.user_vector import UserVectorWork
+
+            return UserVectorWork(self._device)
         from client.training import DeviceWork
 
         return DeviceWork(self._device)

@@ -35,17 +35,25 @@ app = ServerApp()
 
 
 def default_algorithm(config: RunConfig, out: Path) -> FleetAlgorithm:
-    """A shared adapter, then adapter bases (`server.algorithms`), in the frame stored in the file `frame`.
+    """A shared adapter, then adapter bases (`server.algorithms`), in the frame stored in the file `frame`; or, where
+    the file `feature-map` is given instead, the fleet's taste in choices (`server.reward_bases`).
 
-    The fields of `PreferencePlan` have their own keys (`shared-rounds`, `basis-count`, ...); the devices'
-    training settings are the keys below `train.`, e.g. `train.learning-rate`.
+    The fields of `PreferencePlan` and `RewardPlan` have their own keys (`shared-rounds`, `basis-count`,
+    `maximum-count`, ...); the devices' training settings are the keys below `train.`, e.g. `train.learning-rate`.
     """
     from protocol.frames import Frame
     from server.algorithms import PreferenceBases, PreferencePlan
 
-    path = Path(str(config.get("frame", "")))
-    if not path.is_file():  # Path("") is a folder
-        raise PenchantError("run configuration: 'frame' is missing: give the file of the fleet's frame")
+    path, features = Path(str(config.get("frame", ""))), Path(str(config.get("feature-map", "")))
+    if path.is_file() == features.is_file():  # Path("") is a folder
+        raise PenchantError(
+            "run configuration: 'frame' is missing: give the file of the fleet's frame, or its 'feature-map'"
+        )
+    if features.is_file():
+        from protocol.feature_map import FeatureMap
+        from server.reward_bases import RewardBases, RewardPlan
+
+        return RewardBases(FeatureMap.from_bytes(features.read_bytes()), RewardPlan(**fields_from(config, RewardPlan)))
     training = {
         key.removeprefix(TRAINING_PREFIX).replace("-", "_"): value
         for key, value in config.items()

@@ -26,6 +26,7 @@ from protocol.errors import PenchantError
 from protocol.feature_map import FeatureMap
 from protocol.messages import RoundTask
 from protocol.mixture_prior import MixturePrior, prior_quantiser, weight_units, without_centroids
+from protocol.taste_release import TasteRelease
 from server.aggregate import RoundOutcome
 from server.algorithms import noise_in, shrink
 from server.reward_bases import RELEASE
@@ -100,8 +101,9 @@ class CentroidRounds:
         if task.round + 1 < self.plan.rounds and len(self.prior.centroids):
             self.prior = reseeded(self.prior, self.bank, sums, self.plan.minimum_people, self.plan.centroid_count)
             return {}
+        bank = self.bank.with_centroids(self.prior.centroids)
         return {
-            RELEASE: self.bank.with_centroids(self.prior.centroids).to_bytes(),
+            RELEASE: TasteRelease(bank, self.feature_map).to_bytes(),
             PRIOR_RELEASE: self.prior.to_bytes(),
         }
 

@@ -44,10 +44,11 @@ from protocol.reward_rounds import (
     Work,
     untriangle,
 )
+from protocol.taste_release import TasteRelease
 from server.aggregate import RoundOutcome
 from server.algorithms import noise_in, orthonormal_rows
 
-RELEASE: Final = "reward_bank"
+RELEASE: Final = "taste"
 CURVATURE: Final = 0.2  # of a choice's nll, about its mean over choices (1/4 at most)
 SHRINK = False
 LEAST_SHARE: Final = 0.05  # of the mean eigenvalue: directions that vary less than this are not blown up
@@ -199,7 +200,7 @@ class RewardBases:
                 self._start_directions(untriangle(mean_update, k), noise, clip, survivors)
             case "choice":
                 self._choose(mean_update, noise, clip, survivors)
-        return {RELEASE: self.bank.to_bytes()}
+        return {RELEASE: TasteRelease(self.bank, self.feature_map).to_bytes()}
 
     def _bank(self, rows: Array, spread: Array) -> Bank:
         digest, nobody = self.feature_map.digest, np.zeros((0, len(rows)))

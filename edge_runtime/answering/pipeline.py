@@ -11,6 +11,9 @@ it, and a planner leaves sources out that would only disturb it.
     summarise   profile lines; long notes as their telling part     gist.py
     synthesise  one line of key words before the question           gist.py
     generate    the prompt's layout; whole sentences                answering.py, lengths.py
+                by the owner's taste, if asked for                  best_of.py, steering.py,
+                                                                    guiding.py
+                behind the owner's soft token, if asked for         user_vector.py
 
 Ablation on 24 questions about the village (12 people), nats per token of the right answer with the bundled model: all
 stages 1.94; without synthesis 2.03; then also without ranking 2.02 or without summaries 2.02 (both within the error:
@@ -23,21 +26,29 @@ and what the model makes of it is never stored as a memory.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.answering.answering import beginning, lay_out
 from edge_runtime.answering.audit import Audit
+from edge_runtime.answering.best_of import MOST_CANDIDATES, best_of
 from edge_runtime.answering.citing import notes_behind
 from edge_runtime.answering.evidence import Evidence, drop, gather, rank
 from edge_runtime.answering.gist import gist, key_line
 from edge_runtime.answering.guard import as_data, as_note
+from edge_runtime.answering.guiding import guided
 from edge_runtime.answering.lengths import whole_sentences
 from edge_runtime.answering.planner import Plan, drop_unplanned, plan_sources, recall_floor
 from edge_runtime.answering.rewriting import rewrite
+from edge_runtime.answering.steering import PROMPTS, steered
+from edge_runtime.answering.user_vector import UserVector, installed_projection
 from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.sampling import Sampling
 from edge_runtime.profile.profile import ProfileLine
+from edge_runtime.reward.taste import LARGEST_STRENGTH, Taste
 from protocol.errors import PenchantError
 
 if TYPE_CHECKING:
@@ -68,7 +79,13 @@ class Stages:
 @dataclass(frozen=True)
 class AnswerOptions:
     """How an answer is made: at most `k` memories and passages, `max_tokens` and, if given, `sentences` of answer;
-    `as_of` (ISO date) answers from what was known that day."""
+    `as_of` (ISO date) answers from what was known that day.
+
+    Of `best_of` answers the one is given that the owner would like best (`best_of.py`); `steer` above 0 leans every
+    token towards attributes that they like (`steering.py`; 1 is usual), `guide` chooses tokens by their reward
+    (`guiding.py`; 0.5 is usual). One of them at a time; none does anything where taste is switched off.
+    `user_vector` puts the owner's soft token before the prompt (`user_vector.py`).
+    """
 
     stages: Stages = Stages()
     k: int = DEFAULT_MEMORIES
@@ -76,10 +93,30 @@ class AnswerOptions:
     sampling: Sampling = DEFAULT_SAMPLING
     as_of: str | None = None
     sentences: int | None = None
+    best_of: int = 1
+    steer: float = 0.0
+    guide: float = 0.0
+    user_vector: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 0 or self.max_tokens < 1 or (self.sentences is not None and self.sentences < 1):
             raise PenchantError("An answer needs k of 0 or more, and max_tokens and sentences of 1 or more.")
+        strengths = (self.steer, self.guide)
+        if not 1 <= self.best_of <= MOST_CANDIDATES or not all(0 <= one <= LARGEST_STRENGTH for one in strengths):
+            raise PenchantError(
+                f"best_of lies between 1 and {MOST_CANDIDATES}, steer and guide between 0 and {LARGEST_STRENGTH:g}."
+            )
+        if (self.best_of > 1) + (self.steer > 0) + (self.guide > 0) > 1:
+            raise PenchantError(
+                "An answer is the best of several, steered or guided: use one of best_of, steer, guide."
+            )
+        if self.user_vector and self.by_taste:
+            raise PenchantError("The user vector goes with plain answers: leave best_of, steer and guide out.")
+
+    @property
+    def by_taste(self) -> bool:
+        """Whether the owner's taste is asked for."""
+        return self.best_of > 1 or self.steer > 0 or self.guide > 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +158,7 @@ class _Draft:
     profile: list[tuple[Source, str]] = field(default_factory=list)
     rules: list[tuple[Source, str]] = field(default_factory=list)
     key_line: str = ""
+    soft_prefix: NDArray[np.float32] | None = None
 
     def messages(self) -> list[ChatMessage]:
         system = "\n".join([*([self.system] if self.system else []), *(line for _, line in self.rules)])
@@ -166,10 +204,40 @@ class Assistant:
             sampling=asdict(options.sampling),
             stages=asdict(options.stages),
         )
+        options = self._allowed(options)
+        if options.by_taste:
+            audit.sampling |= {"best_of": options.best_of, "steer": options.steer, "guide": options.guide}
         draft = _Draft(as_data(engine, question.strip()), clean, as_data(engine, system.strip()), audit)
         self._look_up(draft, options)
-        prompt = self._fitted(draft, engine.context_tokens - options.max_tokens)
+        if options.user_vector and options.stages.personalise:
+            draft.soft_prefix = self._user_token(audit)
+        # A steered answer is held once per prompt that steers it; several answers come after each other if need be.
+        room = engine.context_tokens - options.max_tokens * (1 + PROMPTS if options.steer else 1)
+        room -= 0 if draft.soft_prefix is None else len(draft.soft_prefix)
+        prompt = self._fitted(draft, max(room, engine.context_tokens // 2) if options.steer else room)
         return AnswerStream(draft.sources(), self._generate(draft, prompt, question, conversation, options), audit)
+
+    def _allowed(self, options: AnswerOptions) -> AnswerOptions:
+        """`options` as the owner's settings allow them: taste off, or an impersonal answer, is the model's own. Where
+        a reward is needed its weights are fitted now, so that what is missing is said at once."""
+        if not options.by_taste:
+            return options
+        taste = Taste(self._device, self._engine)
+        if not (options.stages.personalise and taste.settings.on):
+            return replace(options, best_of=1, steer=0.0, guide=0.0)
+        if options.best_of > 1:
+            taste.fit()
+        if options.guide:
+            taste.token_head()
+        return replace(options, steer=min(options.steer * taste.settings.strength, LARGEST_STRENGTH))
+
+    def _user_token(self, audit: Audit) -> NDArray[np.float32]:
+        projection = installed_projection(self._device)
+        if projection is None:
+            raise PenchantError("This device keeps no user projection of its fleet; ask without the user vector.")
+        audit.sampling |= {"user_vector": projection.digest}
+        vector = UserVector(self._device, projection, base_sha256=self._engine.model.sha256)
+        return vector.soft_prefix(audit.query)
 
     # ---- the stages before generation
 
@@ -278,15 +346,12 @@ class Assistant:
         conversations, audit = self._device.conversations, draft.audit
         if conversation is not None:
             conversations.add(conversation, "user", question)
-        if draft.notes and not draft.system and not draft.rules:
-            self._warm()
-        raw = self._engine.generate(
-            prompt, max_tokens=options.max_tokens, sampling=options.sampling, lookup=bool(draft.notes)
-        )
+        if draft.notes and not draft.system and not draft.rules and draft.soft_prefix is None:
+            self._warm()  # what is kept on disk was read without a token before it
         text, audit.stopped = "", True
         try:
             with audit.timed("generate"):
-                for piece in whole_sentences(raw, max_tokens=options.max_tokens, sentences=options.sentences):
+                for piece in self._pieces(draft, prompt, options):
                     text += piece
                     yield piece
             audit.stopped = False
@@ -296,3 +361,31 @@ class Assistant:
             audit.cited = notes_behind(text, draft.question, shown)
             if conversation is not None:
                 audit.turn_id = conversations.add(conversation, "assistant", text.rstrip(), audit.to_dict()).id
+
+    def _pieces(self, draft: _Draft, prompt: list[int], options: AnswerOptions) -> Generator[str, None, None]:
+        """The answer's text; the best of several comes whole, after an empty piece per token, at each of which whoever
+        serves may do something short or stop."""
+        if options.best_of > 1:
+            taste = Taste(self._device, self._engine)
+            best = yield from best_of(
+                self._engine,
+                prompt,
+                lambda answers: taste.rewards(draft.question, answers),
+                taste.length_slope(),
+                count=options.best_of,
+                max_tokens=options.max_tokens,
+                sampling=options.sampling,
+                sentences=options.sentences,
+            )
+            yield best.text
+            return
+        limits: dict[str, Any] = {"max_tokens": options.max_tokens, "sampling": options.sampling}
+        if options.steer:
+            weights = Taste(self._device, self._engine).attribute_weights()
+            raw = steered(self._engine, draft.messages(), weights, options.steer, **limits)
+        elif options.guide:
+            head = Taste(self._device, self._engine).token_head()
+            raw = guided(self._engine, prompt, head, options.guide, **limits)
+        else:
+            raw = self._engine.generate(prompt, lookup=bool(draft.notes), soft_prefix=draft.soft_prefix, **limits)
+        yield from whole_sentences(raw, max_tokens=options.max_tokens, sentences=options.sentences)

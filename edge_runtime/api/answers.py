@@ -40,6 +40,9 @@ class Asked:
     max_tokens: int | None = None
     sampling: Sampling | None = None
     stop: tuple[str, ...] = ()
+    best_of: int = 1
+    steer: float = 0.0
+    guide: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def check_conversation(device: Device, conversation: str) -> None:
 
 
 def _options(asked: Asked, context_tokens: int) -> AnswerOptions:
-    options = AnswerOptions(as_of=asked.as_of)
+    options = AnswerOptions(as_of=asked.as_of, best_of=asked.best_of, steer=asked.steer, guide=asked.guide)
     if not asked.personal:
         options = replace(options, stages=Stages(personalise=False))
     if asked.memories is not None:

@@ -217,6 +217,9 @@ def _asked(body: ChatRequest, session: Session) -> Asked:
         max_tokens=body.max_completion_tokens or body.max_tokens,
         sampling=_sampling(body),
         stop=body.stop_strings(),
+        best_of=options.best_of,
+        steer=options.steer,
+        guide=options.guide,
     )
 
 

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from edge_runtime.answering.best_of import MOST_CANDIDATES
 from edge_runtime.memory.statements import iso_date
+from edge_runtime.reward.taste import LARGEST_STRENGTH
 
 MODEL_NAMES = ("penchant", "penchant-personal", "penchant-base")
 
@@ -74,6 +76,16 @@ class PenchantOptions(Strict):
     )
     memories: Annotated[int, Field(ge=0, le=20)] | None = Field(default=None, description="At most so many sources.")
     as_of: Day | None = Field(default=None, description="Answer from what was known on that day.")
+    best_of: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)] = Field(
+        default=1,
+        description="Give the one of so many answers that its owner would like best; it comes whole, at the end.",
+    )
+    steer: Annotated[float, Field(ge=0, le=LARGEST_STRENGTH, allow_inf_nan=False)] = Field(
+        default=0.0, description="How strongly every word leans towards styles that its owner likes; 1 is usual."
+    )
+    guide: Annotated[float, Field(ge=0, le=LARGEST_STRENGTH, allow_inf_nan=False)] = Field(
+        default=0.0, description="How strongly every word is chosen by its owner's reward; 0.5 is usual."
+    )
 
 
 class ChatRequest(Strict):
@@ -127,6 +139,9 @@ class ChatRequest(Strict):
             return "The question is empty."
         if any(not stop for stop in self.stop_strings()):
             return "A stop string must not be empty."
+        wanted = self.penchant or PenchantOptions()
+        if (wanted.best_of > 1) + (wanted.steer > 0) + (wanted.guide > 0) > 1:
+            return "An answer is the best of several, steered or guided: use one of best_of, steer, guide."
         return None
 
     def stop_strings(self) -> tuple[str, ...]:

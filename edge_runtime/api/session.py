@@ -23,6 +23,7 @@ from edge_runtime.device import Device
 from edge_runtime.models.background import BackgroundPolicy
 from edge_runtime.models.catalogue import BUNDLED_NAME
 from edge_runtime.models.resources import probe, suggest_resources
+from edge_runtime.reward.taste import Taste
 from edge_runtime.store.keys import needs_passphrase
 from protocol.errors import PenchantError
 
@@ -235,7 +236,7 @@ class Session:
     def idle(self) -> None:
         """What is done when nobody asks (on the worker): the chats of the day become memories, and the profile
         follows. With the model loaded, and where the policy for background work allows it, a summary that no longer
-        fits is written again."""
+        fits is written again, and new choices are read for what they say of the owner's taste."""
         device = self._device
         if device is None:
             return
@@ -247,11 +248,15 @@ class Session:
         device.entities.observe(device.memory.items())
         summary = device.profile.summary()
         is_due = summary is None or summary.stale
-        if self._engine is None or not is_due or not device.profile.summary_lines():
+        is_due = is_due and bool(device.profile.summary_lines())
+        taste = Taste(device, self._engine)
+        if self._engine is None or not (is_due or taste.due) or not self._policy.may_run(probe()).allowed:
             return
-        if self._policy.may_run(probe()).allowed:
-            self.use_live_adapter(device, self._engine, personal=False)
+        self.use_live_adapter(device, self._engine, personal=False)
+        if is_due:
             device.profile.write_summary(self._engine, device.memory)
+        if taste.due:
+            taste.learn()
 
     # ---- inside
 

@@ -30,6 +30,7 @@ from edge_runtime.commands.support import (
     print_table,
     recalled_json,
 )
+from edge_runtime.commands.taste import taste_app
 from edge_runtime.forgetting import Receipt
 from edge_runtime.ledger_view import LEDGER_COLUMNS, composed_epsilon, ledger_entries
 from edge_runtime.memory.statements import Statement, iso_date
@@ -253,4 +254,5 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., None], str], ...] = (
 for _group, _name, _command, _epilog in _COMMANDS:
     _group.command(_name, epilog=_epilog)(_command)
 app.add_typer(profile_app, name="profile")
+app.add_typer(taste_app, name="taste")
 app.add_typer(feedback_app, name="feedback")

@@ -40,6 +40,12 @@ MaxTokens = Annotated[int, typer.Option(min=1, max=4096, help="Longest answer, i
 Sentences = Annotated[
     int | None, typer.Option(min=1, help="End the answer after so many sentences.", show_default="as it comes")
 ]
+BestOf = Annotated[
+    int, typer.Option("--best-of", min=1, max=32, help="Give the one of so many answers that you would like best.")
+]
+Steer = Annotated[
+    float, typer.Option(min=0.0, max=4.0, help="Lean every word towards your taste (1 is usual; no gain was measured).")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads for the model.", show_default="cores - 1")]
 
 
@@ -50,6 +56,8 @@ def ask(
     model: ModelName = "smollm2-135m",
     max_tokens: MaxTokens = 160,
     sentences: Sentences = None,
+    best_of: BestOf = 1,
+    steer: Steer = 0.0,
     as_of: Annotated[str | None, typer.Option(help="Answer from what was known that day, YYYY-MM-DD.")] = None,
     threads: Threads = None,
     home: Home = None,
@@ -71,7 +79,9 @@ def ask(
             else:
                 typer.echo(f"Remembered as {item.id} ({item.said_at}).")
             return
-        options = AnswerOptions(k=k, max_tokens=max_tokens, sentences=sentences, as_of=as_of)
+        options = AnswerOptions(
+            k=k, max_tokens=max_tokens, sentences=sentences, as_of=as_of, best_of=best_of, steer=steer
+        )
         with _opened_engine(model, threads, device) as engine:
             started = time.monotonic()
             stream = Assistant(device, engine).stream(question, options=options)
@@ -98,6 +108,8 @@ def chat(
     model: ModelName = "smollm2-135m",
     max_tokens: MaxTokens = 160,
     sentences: Sentences = None,
+    best_of: BestOf = 1,
+    steer: Steer = 0.0,
     private: Annotated[bool, typer.Option("--private", help="Keep nothing of this chat.")] = False,
     threads: Threads = None,
     home: Home = None,
@@ -108,7 +120,7 @@ def chat(
     from edge_runtime.answering.pipeline import AnswerOptions
     from edge_runtime.commands.chat_loop import Chat
 
-    options = AnswerOptions(k=k, max_tokens=max_tokens, sentences=sentences)
+    options = AnswerOptions(k=k, max_tokens=max_tokens, sentences=sentences, best_of=best_of, steer=steer)
     with opened_device(home, create=True) as device, _opened_engine(model, threads, device) as engine:
         Chat(device, engine, options, as_json=as_json, private=private).read_lines()
 

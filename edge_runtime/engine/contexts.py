@@ -151,6 +151,14 @@ class Context:
             )
         self._decode(batch)
 
+    def run_abreast(self, segment: Segment, positions: NDArray[np.int32], sequences: NDArray[np.int32]) -> None:
+        """Evaluate token i of a segment (n,) at `positions[i]` of `sequences[i]`; every one gives an output. Raises as
+        `run` does.
+        """
+        self._use(segment.weights)
+        self._batch.fill(segment.tokens, positions, sequences, True)
+        self._decode(self._batch.structure)
+
     def _decode(self, batch: Any) -> None:
         self._flag.check()
         code = llama.llama_decode(self.pointer, batch)

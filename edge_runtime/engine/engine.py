@@ -38,6 +38,9 @@ from edge_runtime.engine.weights_in_use import Activation, WeightsInUse
 from edge_runtime.models.catalogue import ModelFile
 from protocol.errors import PenchantError
 
+# Texts that can grow side by side beside the conversations: candidates of one answer, or prompts that steer it.
+BRANCHES = 16
+
 __all__ = ["Aborted", "Activation", "Adapter", "ChatMessage", "Engine", "Sampling"]
 
 
@@ -72,7 +75,8 @@ class Engine:
         last core.
         """
         thread_count = max(1, (os.cpu_count() or 2) - 1) if threads is None else threads
-        if context_tokens < 8 or thread_count < 1 or not 1 <= conversations <= llama.llama_max_parallel_sequences():
+        most = int(llama.llama_max_parallel_sequences()) - BRANCHES
+        if context_tokens < 8 or thread_count < 1 or not 1 <= conversations <= most:
             raise PenchantError("an engine needs a context of at least 8 tokens, a thread and room for a conversation")
         handle = llama_bindings.load_model(model.path)
         return cls(model, handle, context_tokens=context_tokens, threads=thread_count, conversations=conversations)
@@ -156,14 +160,8 @@ class Engine:
         (`lookup.py`). `soft_prefix` (n, n_embd) are vectors that stand in front of the prompt in place of tokens.
         Raises PenchantError (before the first piece) if the prompt does not fit, and Aborted after `abort`.
         """
-        self._vocabulary.check(prompt_tokens)
         rows = None if soft_prefix is None else self._checked_rows(soft_prefix)
-        length = len(prompt_tokens) + (0 if rows is None else len(rows))
-        if not prompt_tokens or length >= self.context_tokens:
-            raise PenchantError(
-                f"the prompt has {length} tokens and the context {self.context_tokens}: "
-                "shorten the prompt or open the engine with a larger context"
-            )
+        self._check_prompt(prompt_tokens, 0 if rows is None else len(rows))
         if max_tokens < 0 or any(not text for text in stop):
             raise PenchantError("max_tokens must be at least 0 and stop strings must not be empty")
         segments = self._in_use.segments(prompt_tokens)
@@ -189,8 +187,7 @@ class Engine:
         )
         for token in tokens:
             yield self._vocabulary.bytes_of(token)
-            if self._turn != turn:
-                raise PenchantError("the engine was used for something else before this answer ended: ask again")
+            self._check_turn(turn)
 
     def abort(self) -> None:
         """Stop what is being evaluated now: it raises Aborted. Safe from any thread; does nothing if nothing runs."""
@@ -318,6 +315,19 @@ class Engine:
 
     # ---- inside
 
+    def _check_prompt(self, prompt: Sequence[int], before: int = 0) -> None:
+        """Raises PenchantError unless `prompt`, behind `before` other tokens, fits with room for an answer."""
+        self._vocabulary.check(prompt)
+        if not prompt or before + len(prompt) >= self.context_tokens:
+            raise PenchantError(
+                f"the prompt has {before + len(prompt)} tokens and the context {self.context_tokens}: "
+                "shorten the prompt or open the engine with a larger context"
+            )
+
+    def _check_turn(self, turn: int) -> None:
+        if self._turn != turn:
+            raise PenchantError("the engine was used for something else before this answer ended: ask again")
+
     def _checked_rows(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         checked = np.array(rows, dtype=np.float32, order="C")
         if checked.ndim != 2 or not len(checked) or checked.shape[1] != self.embeddings_width:
@@ -334,7 +344,8 @@ class Engine:
 
     def _generation_sequences(self) -> Sequences:
         if self._generating is None:
-            self._generating = Sequences(self._new_context(self._conversations, flash=True), self._conversations)
+            context = self._new_context(self._conversations + BRANCHES, flash=True)
+            self._generating = Sequences(context, self._conversations, BRANCHES)
         return self._generating
 
     def _scorer(self) -> Scorer:

@@ -81,6 +81,10 @@ class HiddenStates:
     def _open_context(self) -> _PoolingContext:
         if self._context is None:
             engine = self._engine
+            held = next((one for one in engine._contexts if isinstance(one, _PoolingContext)), None)
+            if held is not None:  # another reader of this engine opened it
+                self._context = held
+                return held
             self._context = _PoolingContext(
                 engine._open_model(),
                 cells=whole_cells(PROMPT_TOKENS + _TEMPLATE_TOKENS + _POOLED_AT_ONCE),

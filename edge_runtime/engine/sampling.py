@@ -5,18 +5,21 @@ stops.
 from __future__ import annotations
 
 import codecs
+import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol.errors import PenchantError
 
 _PENALTY_WINDOW = 64
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ class Sampler:
         logits = llama.llama_get_logits_ith(self._context, row)
         return int(np.ctypeslib.as_array(logits, shape=(self._size,)).argmax())
 
+    def choose_from(self, logits: NDArray[np.float32]) -> int:
+        """The next token by `logits` (vocabulary,) that llama.cpp did not compute itself."""
+        if self._chain is None:
+            return int(logits.argmax())
+        candidates = np.zeros(len(logits), dtype=_CANDIDATE)
+        candidates["id"], candidates["logit"] = np.arange(len(logits)), logits
+        pointer = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(llama.llama_token_data))
+        array = llama.llama_token_data_array(data=pointer, size=len(logits), selected=-1, sorted=False)
+        llama.llama_sampler_apply(self._chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
+        llama.llama_sampler_accept(self._chain, token)
+        return token
+
     def __enter__(self) -> Sampler:
         return self
 
@@ -68,6 +84,13 @@ class Sampler:
         if self._chain is not None:
             llama.llama_sampler_free(self._chain)
         self._chain = None
+
+
+def penalise(logits: NDArray[np.float32], said: Sequence[int], repeat_penalty: float) -> None:
+    """Make the last 64 tokens of `said` less probable, in place, as llama.cpp does."""
+    repeated = np.unique(np.asarray(said[-_PENALTY_WINDOW:], dtype=np.int64))
+    values = logits[repeated]
+    logits[repeated] = np.where(values > 0, values / repeat_penalty, values * repeat_penalty)
 
 
 def _new_chain(sampling: Sampling, vocabulary_size: int) -> Any:

@@ -10,6 +10,10 @@ one in use, whoever uses it.
 
 Where no cell is free, the sequences used longest ago are emptied. `Sequence.entries` is never longer than what
 llama.cpp holds: an interrupted evaluation leaves surplus cells, which are removed at once.
+
+*Branches* are sequences beside these for texts that grow side by side for the time of one answer (several candidates,
+or one answer under several prompts): each begins as a copy of a conversation's beginning, and `step` evaluates one
+token of each in a single batch. They are never emptied to make room.
 """
 
 from __future__ import annotations
@@ -17,13 +21,24 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine.contexts import BATCH_TOKENS, CellsFull, Context, Segment, after, common_length, same_weights
+from edge_runtime.engine.contexts import (
+    BATCH_TOKENS,
+    CellsFull,
+    Context,
+    Segment,
+    Weights,
+    after,
+    common_length,
+    same_weights,
+)
+from protocol.errors import PenchantError
 
 
 @dataclass(eq=False)
@@ -36,12 +51,14 @@ class Sequence:
 
 
 class Sequences:
-    """All sequences of a context. `evaluated` counts the tokens evaluated so far."""
+    """All sequences of a context: `count` conversations and room for `branches` beside them. `evaluated` counts the
+    tokens evaluated so far."""
 
-    def __init__(self, context: Context, count: int) -> None:
+    def __init__(self, context: Context, count: int, branches: int = 0) -> None:
         self.evaluated = 0
         self.context = context
         self._all = [Sequence(number) for number in range(count)]
+        self._free = [Sequence(number) for number in range(count, count + branches)]
         self._clock = 0
 
     def fill(self, segments: Items[Segment]) -> Sequence:
@@ -77,6 +94,72 @@ class Sequences:
         for sequence in self._all:
             sequence.entries.clear()
         llama.llama_memory_clear(self.context.memory, True)
+
+    # ---- branches
+
+    @contextmanager
+    def branches(self, source: Sequence, counts: Items[int]) -> Iterator[list[Sequence]]:
+        """One branch per count, each holding the first `count` tokens of `source`, whose cells they share; emptied at
+        the end. PenchantError if fewer are free.
+        """
+        if len(counts) > len(self._free):
+            raise PenchantError(f"at most {len(self._free)} texts can grow side by side here: ask for fewer")
+        taken = [self._free.pop() for _ in counts]
+        try:
+            for branch, count in zip(taken, counts, strict=True):
+                llama.llama_memory_seq_cp(self.context.memory, source.number, branch.number, 0, count)
+                branch.entries.extend(source.entries[:count])
+            yield taken
+        finally:
+            for branch in taken:
+                self._empty(branch)
+            self._free.extend(taken)
+
+    def step(self, sequences: Items[Sequence], weights: Weights, tokens: Items[int]) -> NDArray[np.float32]:
+        """Evaluate one token behind each of `sequences`, in one batch: their logits (len(sequences), vocabulary), a
+        view that the next evaluation overwrites.
+        """
+        held = [len(sequence.entries) for sequence in sequences]
+        segment = Segment(weights, np.array(tokens, dtype=np.int32))
+        numbers = np.array([sequence.number for sequence in sequences], dtype=np.int32)
+        while True:
+            try:
+                self.context.run_abreast(segment, np.array(held, dtype=np.int32), numbers)
+                break
+            except BaseException as error:
+                for sequence, count in zip(sequences, held, strict=True):
+                    if not self.context.keep(sequence.number, count):
+                        self._empty(sequence)
+                if not isinstance(error, CellsFull) or not self._evict_for(*sequences):
+                    raise
+        for sequence, entry in zip(sequences, segment.entries, strict=True):
+            sequence.entries.append(entry)
+        self.evaluated += len(tokens)
+        return self.context.logits(len(tokens))
+
+    def step_with_states(
+        self, sequences: Items[Sequence], weights: Weights, tokens: Items[int], width: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `step`, with the last hidden states (after the final norm) of the tokens: (len(sequences), width)."""
+        pointer = self.context.pointer
+        llama.llama_set_embeddings(pointer, True)
+        try:
+            logits = self.step(sequences, weights, tokens)
+            states = llama.llama_get_embeddings(pointer)
+            if not states:
+                raise PenchantError("llama.cpp gave no hidden states for this model")
+            return logits, np.ctypeslib.as_array(states, shape=(len(tokens), width))
+        finally:
+            llama.llama_set_embeddings(pointer, False)
+
+    def follow(self, branches: Items[Sequence], chosen: Sequence) -> None:
+        """All `branches`, which differ from `chosen` by their last token, hold what it holds."""
+        last = len(chosen.entries) - 1
+        for branch in branches:
+            if branch is not chosen:
+                self.keep(branch, last)
+                llama.llama_memory_seq_cp(self.context.memory, chosen.number, branch.number, last, last + 1)
+                branch.entries.append(chosen.entries[last])
 
     # ---- states
 
@@ -145,9 +228,9 @@ class Sequences:
         sequence.entries.extend(segment.entries)
         self.evaluated += len(segment.tokens)
 
-    def _evict_for(self, sequence: Sequence) -> bool:
-        """Empty the sequence used longest ago that holds anything, other than this one; whether there was one."""
-        others = [one for one in self._all if one is not sequence and one.entries]
+    def _evict_for(self, *sequences: Sequence) -> bool:
+        """Empty the conversation used longest ago that holds anything, other than these; whether there was one."""
+        others = [one for one in self._all if one not in sequences and one.entries]
         if others:
             self._empty(min(others, key=lambda one: one.used))
         return bool(others)

@@ -155,7 +155,7 @@ def test_a_fleet_of_devices_with_real_crypto_finds_what_the_simulation_finds(tmp
         for home in homes:
             with Device.open(home) as device:
                 people.append(device_choices(device, MAP, phi_of))
-    assert len(result.outcomes) == PLAN.rounds and {r.name for r in result.releases} == {"reward_bank", "mixture_prior"}
+    assert len(result.outcomes) == PLAN.rounds and {r.name for r in result.releases} == {"taste", "mixture_prior"}
     drawn = draw_centroids(ChoiceBatch.of(people), BANK, MAP, PLAN)
     assert len(drawn.prior.centroids) == 2
     assert np.allclose(drawn.prior.centroids, algorithm.prior.centroids, atol=0.02)

@@ -177,7 +177,7 @@ def test_torch_and_llama_agree_on_the_bundled_model(real: Pair) -> None:
 def test_mixing_on_the_bundled_model(real: Pair) -> None:
     thetas, weights = [real.theta(k, 0.1) for k in range(3)], np.array([0.7, -0.4, 1.3])
     together = real.served(*((real.load(t), w) for t, w in zip(thetas, weights, strict=True)))
-    mixed = mix(np.zeros(real.frame.dimension), np.stack(thetas), weights)
+    mixed = weights @ np.stack(thetas)
     one = real.served((real.load(mixed), 1.0))
     assert np.abs(one - real.served()).mean() > 0.7
     agree(together, one, mean=0.05, largest=1.3)

@@ -13,9 +13,11 @@ import client.app
 import server.app
 from client.training import TrainingPlan
 from protocol.errors import PenchantError
+from protocol.feature_map import fit_feature_map
 from protocol.frames import Frame
 from server.algorithms import PreferenceBases, PreferencePlan
 from server.fleet import FleetSettings
+from server.reward_bases import RewardBases
 from server.store import Store
 from tests.fleet_help import MeanAlgorithm, credentials_of, grid_of, make_fleet, recorded_contributions
 
@@ -78,6 +80,8 @@ def test_every_key_of_the_project_file_is_read_and_every_key_read_is_in_it(tmp_p
     config = Recording(project_config() | {"frame": str(frame_file(tmp_path)), "devices": str(tmp_path)})
     server.app.settings_from(config)
     server.app.default_algorithm(config, tmp_path)
+    config |= {"frame": "", "feature-map": str(feature_map_file(tmp_path))}
+    server.app.default_algorithm(config, tmp_path)
     assert client.app.home_of(Context(1, 1, {"partition-id": 3}, RecordDict(), config)) == tmp_path / "0003"
     with pytest.raises(PenchantError, match="'out' is missing"):
         server.app.app(grid_of([]), Context(1, 1, {}, RecordDict(), config))
@@ -121,3 +125,28 @@ def test_the_default_algorithm_reads_the_frame_and_the_plan_from_the_configurati
     assert task["settings"] == {"learning_rate": 0.5} and task["artefacts"]["frame"] == frame.to_bytes()
     with pytest.raises(PenchantError, match="'frame' is missing"):
         server.app.default_algorithm(CONFIG, tmp_path)
+
+
+def feature_map_file(folder: Path) -> Path:
+    """A file with a feature map over style alone."""
+    raw = np.random.default_rng(0).normal(size=(50, 23))
+    features = fit_feature_map(raw, sources={"style": 23}, k=23, base_sha256="", embedder_sha256="")
+    (folder / "map").write_bytes(features.to_bytes())
+    return folder / "map"
+
+
+def test_a_feature_map_in_the_configuration_makes_it_a_fleet_of_tastes(tmp_path: Path) -> None:
+    config: dict[str, bool | float | int | str] = {
+        **CONFIG,
+        "feature-map": str(feature_map_file(tmp_path)),
+        "shared-rounds": 2,
+        "maximum-count": 3,
+        "base-sha256": "b" * 64,
+    }
+    algorithm = server.app.default_algorithm(config, tmp_path)
+    assert isinstance(algorithm, RewardBases) and algorithm.plan.maximum_count == 3
+    task = algorithm.next_task([])
+    assert task is not None and task["space"] == "reward" and task["base_sha256"] == "b" * 64
+    frame_file(tmp_path)
+    with pytest.raises(PenchantError, match="'frame' is missing"):  # one or the other
+        server.app.default_algorithm({**config, "frame": str(tmp_path / "frame")}, tmp_path)

@@ -13,6 +13,7 @@ from protocol.errors import PenchantError
 from protocol.mixture_prior import MixturePrior
 from protocol.reward_model import fit_weights_batch
 from protocol.round_plan import RoundPlan
+from protocol.taste_release import TasteRelease
 from server.aggregate import decode_sum
 from server.centroids import (
     PRIOR_RELEASE,
@@ -73,7 +74,7 @@ def test_the_kinds_are_found_from_sums_alone(noise_multiplier: float) -> None:
     assert farthest(centroids) < 0.5 < 1.0 < farthest(start)
     assert (algorithm.prior.within <= BANK.spread + 1e-6).all()
     assert published[:-1] == [{}] * 4 and set(published[-1]) == {RELEASE, PRIOR_RELEASE}
-    bank = Bank.from_bytes(published[-1][RELEASE], space_sha256=MAP.digest, dimension=FEATURES)
+    bank = TasteRelease.from_bytes(published[-1][RELEASE]).bank
     assert np.allclose(bank.centroids, centroids, atol=1e-5) and np.allclose(bank.shared, BANK.shared, atol=1e-6)
 
 
@@ -152,7 +153,7 @@ def test_where_every_kind_is_too_small_there_is_none() -> None:
     assert np.array_equal(emptied.within, BANK.spread)
     algorithm, published, _ = rounds(CentroidPlan(centroid_count=3, rounds=4, minimum_people=1000))
     assert len(published) == 1  # it stops there, and says so in the release
-    assert not len(Bank.from_bytes(published[0][RELEASE], space_sha256=MAP.digest, dimension=FEATURES).centroids)
+    assert not len(TasteRelease.from_bytes(published[0][RELEASE]).bank.centroids)
     assert algorithm.next_task([None]) is None  # type: ignore[list-item]
 
 

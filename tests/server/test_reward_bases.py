@@ -16,6 +16,7 @@ from protocol.feature_map import FeatureMap
 from protocol.messages import RoundTask
 from protocol.reward_model import ChoiceBatch, fit_weights_batch
 from protocol.reward_rounds import RewardWorkOrder, contribution
+from protocol.taste_release import TasteRelease
 from server.planning import task_from_plan
 from server.reward_bases import RELEASE, RewardBases, RewardPlan, StepSize
 
@@ -64,7 +65,7 @@ def learn(
         mean = contribution(people, RewardWorkOrder.of(task, K), bank, whitening).vectors.mean(0)
         mean = mean + noise * task.clip_norm * random.normal(size=len(mean))
         data = algorithm.absorb(task, mean, PEOPLE, {})[RELEASE]
-        released.append(Bank.from_bytes(data, space_sha256=feature_map().digest, dimension=K))
+        released.append(TasteRelease.from_bytes(data).bank)
         history.append(None)
     return algorithm, released
 

@@ -10,12 +10,13 @@ from protocol.accounting import noise_multiplier_for
 from protocol.bank import Bank
 from protocol.errors import PenchantError
 from protocol.reward_model import ChoiceBatch, Choices, fit_weights_batch
+from protocol.taste_release import TasteRelease
 from server.aggregate import RoundOutcome
 from server.releases import ReleaseShelf
 from server.reward_bases import RELEASE, RewardBases, RewardPlan
 from simulations.reward_fleet import centralised_bases, identity_map, train_reward_bases
 from simulations.reward_recovery import principal_angles, taste_population
-from tests.client.reward_help import DIMENSION, choices_of, choose_by_style, style_map
+from tests.client.reward_help import choices_of, choose_by_style, style_map
 from tests.fleet_help import grid_of, make_fleet, run_fleet, settings_of
 
 SMALL = RewardPlan(shared_rounds=3, gradient_rounds=4, final_rounds=2, maximum_count=4)
@@ -39,7 +40,7 @@ def test_without_noise_it_is_the_run_of_real_devices_over_real_crypto(tmp_path: 
     shelf = ReleaseShelf(tmp_path / "out")
     newest = shelf.newest(RELEASE)
     assert newest is not None and len(result.outcomes) == plan.rounds
-    real = Bank.from_bytes(shelf.load(newest), space_sha256=style_map().digest, dimension=DIMENSION)
+    real = TasteRelease.from_bytes(shelf.load(newest)).bank
     simulated = train_reward_bases(people, plan, feature_map=style_map())
     assert real.count == simulated.bank.count > 0
     assert np.allclose(real.shared, simulated.bank.shared, atol=0.02 * np.abs(real.shared).max())

@@ -41,7 +41,15 @@ class RecordingEngine:
     def restore_prefix(self, store: object, tokens: list[str]) -> int:
         return len(tokens) if tokens in self.kept else 0
 
-    def generate(self, prompt: list[str], *, max_tokens: int, sampling: object, lookup: bool = False) -> Iterator[str]:
+    def generate(
+        self,
+        prompt: list[str],
+        *,
+        max_tokens: int,
+        sampling: object,
+        lookup: bool = False,
+        soft_prefix: object = None,
+    ) -> Iterator[str]:
         self.prompt, self.max_tokens = " ".join(prompt), max_tokens
         yield from ("\n", " You", "r dog", " is Bruno. ")
 

@@ -13,6 +13,7 @@ import numpy as np
 import openai
 import pytest
 
+from edge_runtime.answering.pipeline import Assistant
 from edge_runtime.api.session import Session
 from tests.edge_runtime.api.api_helpers import (
     CountingHashingEmbedder,
@@ -227,6 +228,11 @@ def test_stop_strings_and_the_limit_end_an_answer(served: Served) -> None:
         {"stream": "yes"},
         {"penchant": {"memories": -1}},
         {"penchant": {"as_of": "2025-02-30"}},
+        {"penchant": {"best_of": 0}},
+        {"penchant": {"steer": -1.0}},
+        {"penchant": {"best_of": 2, "steer": 1.0}},
+        {"penchant": {"guide": 0.5, "steer": 1.0}},
+        {"penchant": {"best_of": 2}},  # no taste is installed
     ],
 )
 def test_what_cannot_be_done_is_a_bad_request_that_says_so(served: Served, wish: dict[str, Any]) -> None:
@@ -234,6 +240,22 @@ def test_what_cannot_be_done_is_a_bad_request_that_says_so(served: Served, wish:
     response = served.http.post("/v1/chat/completions", json=body)
     assert response.status_code == 400, response.text
     assert len(response.json()["error"]["message"]) > 15
+
+
+def test_the_best_of_several_comes_whole_at_the_end(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pieces(assistant: Any, draft: Any, prompt: Any, options: Any) -> Any:
+        assert options.best_of == 3
+        yield from ("", "", "Bruno it is.")
+
+    monkeypatch.setattr(Assistant, "_allowed", lambda assistant, options: options)
+    monkeypatch.setattr(Assistant, "_pieces", pieces)
+    body: dict[str, Any] = {"messages": QUESTION, "penchant": {"best_of": 3}}
+    whole = served.http.post("/v1/chat/completions", json=body).json()
+    assert whole["choices"][0]["message"]["content"] == "Bruno it is."
+    with served.http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+        chunks = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
+    said = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk["choices"]]
+    assert "".join(said) == "Bruno it is." and said.count("Bruno it is.") == 1
 
 
 def test_harmless_wishes_are_accepted(served: Served) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edge_runtime.answering.attributes import ATTRIBUTES
 from edge_runtime.api.errors import ApiError, BusyError, LockedError
 from edge_runtime.api.limits import Attempts
 from edge_runtime.api.session import Session
 from edge_runtime.device import Device
 from edge_runtime.models.background import BackgroundPolicy
 from edge_runtime.models.resources import MIB
+from edge_runtime.reward import taste
 from protocol.errors import PenchantError
 from tests.edge_runtime.api.api_helpers import ScriptedEngine, make_device, new_session, opened_session, wait_until
 
@@ -238,6 +241,32 @@ def test_in_idle_time_chats_become_memories_and_a_profile(tmp_path: Path) -> Non
             assert texts == ["I moved to Lisbon last year."] and "Lisbon" in values and summarised
 
         asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_in_idle_time_new_choices_are_read_for_taste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    read: list[str] = []
+
+    def log_ratios(engine: object, request: str, answers: list[str]) -> np.ndarray:
+        read.append(request)
+        return np.zeros((2, len(ATTRIBUTES)))
+
+    monkeypatch.setattr(taste, "log_ratios", log_ratios)
+    cap = (64 if allowed else 1 << 30) * MIB  # what must be free
+    policy = BackgroundPolicy(only_on_mains=False, only_idle=False, memory_cap_bytes=cap)
+    home = make_device(tmp_path / "home")
+    with opened_session(home, idle_after=600.0, policy=policy) as session:
+        session.preload().result()
+
+        async def scenario() -> None:
+            await session.run(lambda device: device.feedback.add_preference("A tea?", "Green.", "Black."))
+            for _ in range(2):  # once is enough
+                await session.run(lambda device: session.idle())
+
+        asyncio.run(scenario())
+    assert read == (["A tea?"] if allowed else [])
 
 
 def test_idle_time_on_a_locked_device_does_nothing(session: Session) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_runtime.models.background import BackgroundPolicy
+from edge_runtime.models.background import BackgroundPolicy, memory_capped, without_own
 from edge_runtime.models.resources import MIB, DeviceProfile
 from protocol.errors import PenchantError
 
@@ -61,3 +61,22 @@ def test_the_worker_is_nice_and_cannot_take_more_than_its_cap() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     number, capped = done.stdout.split()
     assert int(number) >= 7 and capped == "True"
+
+
+def test_work_that_runs_does_not_stand_down_because_of_itself() -> None:
+    running = replace(READY, load=2.5, memory_bytes=1024 * MIB)
+    assert not BackgroundPolicy().may_run(running).allowed
+    alone = without_own(running, threads=1, resident_bytes=1024 * MIB)
+    assert (alone.load, alone.memory_bytes) == (1.5, 2048 * MIB) and BackgroundPolicy().may_run(alone).allowed
+    assert without_own(replace(READY, load=0.5), threads=4, resident_bytes=0).load == 0.0
+    unknown = without_own(DeviceProfile(4, None, None, None), threads=1, resident_bytes=5)
+    assert (unknown.memory_bytes, unknown.load) == (None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory cap is Linux's RLIMIT_DATA")
+def test_the_cap_holds_inside_its_block_only() -> None:
+    with memory_capped(2048 * MIB), pytest.raises(MemoryError):
+        bytearray(4096 * MIB)
+    import resource
+
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
