@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from edge_runtime.commands.support import AsJson, Home, need, one_line_errors, opened_device, print_json
+from edge_runtime.commands.support import (
+    INTERRUPTED,
+    AsJson,
+    Home,
+    need,
+    one_line_errors,
+    opened_device,
+    print_json,
+)
 from edge_runtime.memory.statements import utc_now
+from edge_runtime.models.background import BackgroundPolicy, memory_capped, without_own
+from edge_runtime.models.resources import MIB, probe
+
+if TYPE_CHECKING:
+    from client.personal_training import TrainingOutcome
+
+_SECONDS_BETWEEN_LOOKS = 10.0  # at the battery and the load
+_ASKED = "You asked for it"
 
 
 @one_line_errors
@@ -21,38 +42,147 @@ def train(
     without_privacy: Annotated[
         bool, typer.Option("--without-privacy", help="Train without noise; the adapter may repeat your words.")
     ] = False,
+    background: Annotated[
+        bool,
+        typer.Option("--background", help="Only on mains power and while the device is idle; pauses when it is not."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of going on with a training that was interrupted.")
+    ] = False,
+    memory: Annotated[int, typer.Option(min=256, help="Most memory that training may take, in MiB.")] = 2048,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Train your own adapter on this device; it goes live only if it surely helps on your newest texts, which it
     never saw.
+
+    Ctrl-C pauses: the same command goes on where it stopped, to the very same adapter. So it does after a power cut.
     """
     need("torch", "transformers", "opacus", "scipy")
-    from client.personal_training import train_device
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    with opened_device(home, create=False) as device, Console(stderr=True).status("Starting") as status:
-        outcome = train_device(
-            device,
-            epsilon=None if without_privacy else epsilon,
-            created=utc_now(),
-            on_progress=lambda stage, fraction: status.update(f"{stage} {fraction:.0%}"),
-        )
-    if as_json:
-        fields = asdict(outcome)
-        fields["epsilon"] = outcome.epsilon if math.isfinite(outcome.epsilon) else None
-        fields["gain_low"] = outcome.gain_low if math.isfinite(outcome.gain_low) else None
-        print_json(fields)
+    policy = BackgroundPolicy(memory_cap_bytes=memory * MIB)
+    if background and not (decision := policy.may_run(probe())).allowed:
+        _tell_paused(as_json, decision.reason, 0, 0)
         return
+    from client.personal_training import train_device
+    from client.training_run import TrainingPaused
+    from edge_runtime.adapters.versions import watch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with (
+        opened_device(home, create=False) as device,
+        memory_capped(memory * MIB),
+        pause_on_signals() as asked,
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+    ):
+        if background:
+            policy.lower_priority()
+        if taken_back := watch(device.vault, device.conversations, device.feedback):
+            typer.echo(f"Adapter {taken_back.version} was {taken_back.reason}.", err=True)
+
+        def show(stage: str, fraction: float) -> None:
+            task = next((one for one in progress.tasks if one.description == stage.capitalize()), None)
+            if task is None:  # with what was done before: a resumed run begins there, which is no speed
+                progress.add_task(stage.capitalize(), total=1.0, completed=fraction)  # type: ignore[arg-type]
+            else:
+                progress.update(task.id, completed=fraction)
+
+        try:
+            outcome = train_device(
+                device,
+                epsilon=None if without_privacy else epsilon,
+                created=utc_now(),
+                on_progress=show,
+                on_notice=lambda line: typer.echo(line, err=True),
+                wants_pause=_pause_reasons(asked, policy if background else None),
+                fresh=fresh,
+            )
+        except TrainingPaused as paused:
+            _tell_paused(as_json, paused.reason, paused.step, paused.steps)
+            raise typer.Exit(INTERRUPTED if paused.reason == _ASKED else 0) from None
+    if as_json:
+        fields = {name: _finite(value) for name, value in asdict(outcome).items()}
+        print_json({"state": "finished", **fields})
+    else:
+        _tell_outcome(outcome)
+
+
+@contextmanager
+def pause_on_signals() -> Iterator[Callable[[], bool]]:
+    """Inside the block the first Ctrl-C (SIGINT) or SIGTERM only says that a pause is wanted, which the value of the
+    block tells; the second acts as usual."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main one
+        yield lambda: False
+        return
+    wanted = False
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal wanted
+        wanted = True
+        signal.signal(number, before[number])  # type: ignore[index]
+        typer.echo("Pausing after this step; once more to stop at once.", err=True)
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield lambda: wanted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _pause_reasons(asked: Callable[[], bool], policy: BackgroundPolicy | None) -> Callable[[], str | None]:
+    """Why to pause now, or None: the owner asked, or (with a policy) the device has something better to do."""
+    looked_at = time.monotonic()
+
+    def reason() -> str | None:
+        nonlocal looked_at
+        if asked():
+            return _ASKED
+        if policy is None or time.monotonic() - looked_at < _SECONDS_BETWEEN_LOOKS:
+            return None
+        import psutil
+        import torch
+
+        looked_at = time.monotonic()
+        resident = int(psutil.Process().memory_info().rss)
+        facts = without_own(probe(), threads=torch.get_num_threads(), resident_bytes=resident)
+        decision = policy.may_run(facts)
+        return None if decision.allowed else decision.reason.capitalize()
+
+    return reason
+
+
+def _tell_paused(as_json: bool, reason: str, step: int, steps: int) -> None:
+    if as_json:
+        print_json({"state": "paused", "reason": reason, "step": step, "steps": steps})
+        return
+    done = f" {step} of at most {steps} steps are kept;" if steps else ""
+    typer.echo(f"Paused: {reason[0].lower()}{reason[1:]}.{done} penchant train goes on where it stopped.")
+
+
+def _tell_outcome(outcome: TrainingOutcome) -> None:
+    stopped = f", stopped after {outcome.steps} steps by {outcome.stop_texts} more" if outcome.stop_texts else ""
     typer.echo(
-        f"Trained on {outcome.texts} texts. Loss on the {outcome.held_out} newest, which were kept out: "
+        f"Trained on {outcome.texts} texts{stopped}. Loss on the {outcome.held_out} newest, which were kept out: "
         f"{outcome.loss_before:.3f} before, {outcome.loss_after:.3f} after (nats per token)."
     )
     typer.echo(f"Gain per text: {outcome.gain:.3f}, and with 90 % confidence at least {outcome.gain_low:.3f}.")
     if math.isfinite(outcome.epsilon):
         typer.echo(f"One text in the adapter: epsilon {outcome.epsilon:.2f} at delta {outcome.delta:.1g}.")
+        if outcome.epsilon_so_far > outcome.epsilon:
+            typer.echo(f"In all trainings of this device together, were all shown: {outcome.epsilon_so_far:.2f}.")
     else:
         typer.echo("Trained without privacy: this adapter may repeat your words; do not share it.")
     if outcome.installed:
         typer.echo(f"Live as adapter {outcome.installed.id}. Undo: penchant adapters --off")
     else:
         typer.echo("That is not surely a gain (it takes more than 0), so the current adapter stays.")
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinity: null means that nothing is guaranteed, or nothing is known."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,8 @@
 """`penchant train`: the device's own adapter, trained on its owner's texts and put in place only if it helps.
 
+The training is a run that may be paused, killed and resumed (``client.training_run``): the same call goes on where the
+last one stopped, and starts over, saying why, if texts, settings or model have changed since.
+
 Example-level differential privacy (``client.dp_sgd``) protects single messages in the adapter; nothing leaves the
 device here. The newest quarter of the messages and of the choices is never trained on: the new adapter goes live
 only if it surely predicts those better than what is live now, measured by llama.cpp on the quantised file. Surely:
@@ -10,24 +13,39 @@ the mean gain over these texts, each against itself, has a one-sided 90 % interv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 
+import cbor2
 import numpy as np
 
-from client.dp_sgd import PrivateSettings, train_privately
+from client.dp_sgd import MICRO_BATCH, PrivateSettings, epsilon_spent, noise_multiplier_for
 from client.examples import Example, choice_examples, message_examples, prepare_input, public_examples
 from client.frame_builder import build_frame, public_text
-from client.local_training import LocalSettings, train_coordinates
 from client.training import Trainer, open_trainer
+from client.training_ledger import TrainingLedger
+from client.training_run import (
+    RunPlan,
+    TrainingPaused,
+    check_kept,
+    drop_state,
+    is_out_of_memory,
+    open_run,
+    result_of,
+    run_training,
+)
+from client.training_work import PrivateWork, TextSettings, TextWork
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.adapters.log import AdapterLog, AdapterVersion
+from edge_runtime.adapters.versions import record_losses
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import cache_folder, read_model_shape, write_atomically
 from protocol.errors import PenchantError
-from protocol.frames import Frame
+from protocol.frames import Frame, Vector
 
 TOP_LAYERS, FRAME_RANK = 4, 4
 FRAME_KINDS = ("attn_output", "ffn_down")
@@ -36,12 +54,17 @@ MAXIMUM_TEXTS = 400
 SCORING_CONTEXT = 1024
 MAX_TOKENS = 160
 CONFIDENCE = 0.9
+EARLY_STOP_TEXTS, STOP_PARTS = 24, 6  # fewer texts tell too little to choose a step by a sixth of them
+FIXED_EPOCHS, MOST_EPOCHS = 3, 8  # passes without and with early stopping
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
     """What a training run did. Losses are nats per token, means over the held-out texts; ``gain`` is what the second
     is lower by, ``gain_low`` the lower end of its one-sided 90 % interval. ``installed`` is None if the gate refused.
+
+    ``texts`` gave gradients, ``stop_texts`` decided when to stop (0: all steps were taken). ``epsilon`` is of this run,
+    ``epsilon_so_far`` of all trainings of this device together, had all their results been shown.
     """
 
     texts: int
@@ -53,14 +76,18 @@ class TrainingOutcome:
     gain: float
     gain_low: float
     installed: AdapterVersion | None
+    stop_texts: int
+    steps: int
+    seconds: float
+    epsilon_so_far: float
 
 
-def split_newest(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(older three quarters, newest quarter, rounded up) of examples in the order of their dates.
+def split_newest(examples: Sequence[Example], parts: int = 4) -> tuple[list[Example], list[Example]]:
+    """(older ones, newest ``parts``-th, rounded up) of examples in the order of their dates.
 
     A single example is trained on: a kind of text of which there is nothing else says nothing about itself.
     """
-    held_out = -(-len(examples) // 4) if len(examples) > 1 else 0
+    held_out = -(-len(examples) // parts) if len(examples) > 1 else 0
     cut = len(examples) - held_out
     return list(examples[:cut]), list(examples[cut:])
 
@@ -110,82 +137,169 @@ def train_device(
     epsilon: float | None,
     created: str,
     on_progress: Callable[[str, float], None],
+    on_notice: Callable[[str], None] = lambda line: None,
+    wants_pause: Callable[[], str | None] = lambda: None,
+    fresh: bool = False,
 ) -> TrainingOutcome:
     """Train, judge, and install if better. ``epsilon`` None trains without privacy (said in the adapter's note).
 
-    Raises PenchantError if there are too few texts.
+    A run that was interrupted goes on, unless ``fresh``; ``on_notice`` gets a line about it. ``wants_pause`` is asked
+    often, and a reason other than None ends the call with TrainingPaused. Raises PenchantError if there are too few
+    texts, if memory does not suffice, or if something is forgotten meanwhile.
     """
-    on_progress("opening the model", 0.0)
-    trainer = open_trainer(TOP_LAYERS)
-    on_progress("opening the model", 1.0)
-    messages = message_examples(trainer.engine, device, MAXIMUM_TEXTS)
-    choices = choice_examples(trainer.engine, device, MAXIMUM_TEXTS)
-    texts = len(messages) + len(choices)
-    if texts < MINIMUM_TEXTS:
+
+    def progress(stage: str, fraction: float) -> None:
+        on_progress(stage, fraction)
+        if reason := wants_pause():
+            raise TrainingPaused(reason)
+
+    with _memory_errors():
+        progress("opening the model", 0.0)
+        trainer = open_trainer(TOP_LAYERS)
+        progress("opening the model", 1.0)
+        training, stop_texts, held_out = _split_texts(trainer, device, private=epsilon is not None)
+        frame = own_frame(trainer, lambda fraction: progress("frame from public text", fraction))
+        progress("reading the texts", 0.0)
+        delta = 1.0 / (10 * len(training))
+        plan, spent = _plan(trainer, frame, training, stop_texts, epsilon, delta)
+        state = open_run(device.vault, plan, np.zeros(frame.dimension), fresh=fresh, on_notice=on_notice)
+        on_progress("training", state.step / plan.work.steps)
+        state = run_training(
+            state,
+            plan.work,
+            device.vault,
+            on_progress=lambda fraction: on_progress("training", fraction),
+            wants_pause=wants_pause,
+        )
+        theta = result_of(state)
+        if not theta.any():
+            drop_state(device.vault)
+            raise PenchantError("training moved no number; the frame does not fit this model")
+        log = AdapterLog(device.vault)
+        live = log.live()
+        data = _adapter_bytes(trainer, frame, theta, spent, live[0].sha256 if live else "", created)
+        progress("judging on held-out texts", 0.0)
+        with Engine.open(trainer.model, context_tokens=SCORING_CONTEXT) as engine:
+            before = _held_out_losses(engine, held_out, live[1] if live else None)
+            progress("judging on held-out texts", 0.5)
+            after = _held_out_losses(engine, held_out, data)
+        on_progress("judging on held-out texts", 1.0)
+    gain, gain_low = paired_gain(before, after)
+    names = [_digest([list(example.tokens), example.prompt_length]) for example in held_out]
+    installed = None
+    with device.vault.transaction():
+        check_kept(device.vault)
+        record_losses(device.vault, live[0].id if live else None, dict(zip(names, before, strict=True)))
+        if gain_low > 0:
+            note = f"own texts, epsilon {spent:.2f} per text" if np.isfinite(spent) else "own texts, without privacy"
+            installed = log.install(data, note=note)
+            record_losses(device.vault, installed.id, dict(zip(names, after, strict=True)))
+        drop_state(device.vault)
+    return TrainingOutcome(
+        texts=len(training),
+        held_out=len(held_out),
+        epsilon=spent,
+        delta=delta,
+        loss_before=float(np.mean(before)),
+        loss_after=float(np.mean(after)),
+        gain=gain,
+        gain_low=gain_low,
+        installed=installed,
+        stop_texts=len(stop_texts),
+        steps=state.step,
+        seconds=state.seconds,
+        epsilon_so_far=TrainingLedger(device.vault).epsilon(delta),
+    )
+
+
+def _split_texts(
+    trainer: Trainer, device: Device, *, private: bool
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """(to train on, to stop by, held out for the gate), each from older to newer; PenchantError if too few."""
+    kinds = [
+        message_examples(trainer.engine, device, MAXIMUM_TEXTS),
+        choice_examples(trainer.engine, device, MAXIMUM_TEXTS),
+    ]
+    if (texts := sum(map(len, kinds))) < MINIMUM_TEXTS:
         raise PenchantError(
             f"there are {texts} texts to learn from, at least {MINIMUM_TEXTS} are needed: remember more first"
         )
-    training, held_out = (
-        older + newer for older, newer in zip(split_newest(messages), split_newest(choices), strict=True)
-    )
-    frame = own_frame(trainer, lambda fraction: on_progress("frame from public text", fraction))
-    on_progress("training", 0.0)
-    delta = 1.0 / (10 * len(training))
-    start = np.zeros(frame.dimension)
+    older, held_out = _split_each(kinds, 4)
+    training, stop_texts = older, [list[Example]()]
+    if not private and sum(map(len, older)) >= EARLY_STOP_TEXTS:
+        training, stop_texts = _split_each(older, STOP_PARTS)
+    return list(chain(*training)), list(chain(*stop_texts)), list(chain(*held_out))
+
+
+def _split_each(kinds: Sequence[list[Example]], parts: int) -> tuple[list[list[Example]], list[list[Example]]]:
+    """`split_newest` of each kind: (the older ones, the newest)."""
+    pairs = [split_newest(kind, parts) for kind in kinds]
+    return [older for older, _ in pairs], [newest for _, newest in pairs]
+
+
+def _plan(
+    trainer: Trainer,
+    frame: Frame,
+    training: list[Example],
+    stop_texts: list[Example],
+    epsilon: float | None,
+    delta: float,
+) -> tuple[RunPlan, float]:
+    """The run that these texts and this privacy make, and the epsilon that one text loses to it."""
+    model, texts, kept_out = trainer.torch_model, prepare_input(training), prepare_input(stop_texts)
+    texts_sha256 = _digest([[[list(tokens), prompt] for tokens, prompt in part] for part in (texts, kept_out)])
+
+    def plan_sha256(settings: object) -> str:
+        return _digest([repr(settings), MAX_TOKENS, trainer.model.sha256, frame.digest, str(model.dtype)])
+
     if epsilon is None:
-        batch = trainer.torch_model.prepare(prepare_input(training), max_tokens=MAX_TOKENS)
-        theta = train_coordinates(trainer.torch_model, frame, batch, start, LocalSettings(epochs=3)).theta
-        spent = float("inf")
-    else:
-        result = train_privately(
-            trainer.torch_model,
-            frame,
-            prepare_input(training),
-            start,
-            PrivateSettings(
-                epsilon=epsilon, delta=delta, epochs=6.0, sampling_rate=0.5, clip_norm=0.5, learning_rate=0.05
-            ),
-            max_tokens=MAX_TOKENS,
-        )
-        theta, spent = result.theta, result.epsilon
-    on_progress("training", 1.0)
+        settings = TextSettings(MOST_EPOCHS if stop_texts else FIXED_EPOCHS)
+        work = TextWork(model, frame, texts, kept_out, settings, max_tokens=MAX_TOKENS)
+        return RunPlan(work, texts_sha256, plan_sha256(settings), settings.batch_size), math.inf
+    private = PrivateSettings(
+        epsilon=epsilon, delta=delta, epochs=6.0, sampling_rate=0.5, clip_norm=0.5, learning_rate=0.05
+    )
+    rate, steps = private.sampling_rate, private.steps
+    noise = noise_multiplier_for(epsilon, delta, rate, steps)
+    noisy = PrivateWork(model, frame, texts, private, noise, max_tokens=MAX_TOKENS)
+    plan = RunPlan(noisy, texts_sha256, plan_sha256(private), MICRO_BATCH, noise, rate)
+    return plan, epsilon_spent(noise, rate, steps, delta)
+
+
+def _adapter_bytes(trainer: Trainer, frame: Frame, theta: Vector, epsilon: float, parent: str, created: str) -> bytes:
+    """The adapter's file."""
     shape = read_model_shape(trainer.model.path)
-    data = write_adapter(
+    return write_adapter(
         frame.lora_factors(theta),
         alpha=float(frame.rank),
         metadata=AdapterMetadata(
             base_sha256=trainer.model.sha256,
             frame_sha256=frame.digest,
-            epsilon=spent if np.isfinite(spent) else None,
+            parent_sha256=parent,
+            epsilon=epsilon if np.isfinite(epsilon) else None,
             created=created,
         ),
         architecture=shape.architecture,
         heads=shape.heads,
         kv_heads=shape.kv_heads,
     )
-    on_progress("judging on held-out texts", 0.0)
-    log = AdapterLog(device.vault)
-    with Engine.open(trainer.model, context_tokens=SCORING_CONTEXT) as engine:
-        live = log.live()
-        before = _held_out_losses(engine, held_out, live[1] if live else None)
-        after = _held_out_losses(engine, held_out, data)
-    on_progress("judging on held-out texts", 1.0)
-    gain, gain_low = paired_gain(before, after)
-    installed = None
-    if gain_low > 0:
-        note = f"own texts, epsilon {spent:.2f} per text" if np.isfinite(spent) else "own texts, without privacy"
-        installed = log.install(data, note=note)
-    return TrainingOutcome(
-        len(training),
-        len(held_out),
-        spent,
-        delta,
-        float(np.mean(before)),
-        float(np.mean(after)),
-        gain,
-        gain_low,
-        installed,
-    )
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turns failed allocations into one line that says what to do; what was trained so far is kept."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PenchantError(
+            "training needs more memory than it may take: raise --memory, or close other programs"
+        ) from error
+
+
+def _digest(value: object) -> str:
+    return sha256(cbor2.dumps(value, canonical=True)).hexdigest()
 
 
 def _held_out_losses(engine: Engine, examples: Sequence[Example], adapter: bytes | None) -> list[float]:

@@ -62,7 +62,10 @@ for _command in (
 ):
     fleet_app.command()(_command)
 app.add_typer(fleet_app, name="fleet")
-app.command(epilog="Examples: penchant train   |   penchant train --epsilon 4")(train)
+app.command(
+    epilog="Examples: penchant train   |   penchant train --epsilon 4   |   penchant train --background (from a "
+    "timer, say every hour)   |   penchant train --fresh --memory 3072"
+)(train)
 
 
 @app.command(epilog="Examples: penchant demo   |   penchant demo --people 12 --rounds 3 --out /tmp/village")

@@ -2,7 +2,7 @@
 
 The bytes (GGUF, see ``adapter_file``) lie under ``LEARNT_PREFIX``, so that a forget drops them with everything else
 that was learnt from the owner's words; the log then says that the adapter is gone. They are decrypted to memory
-only.
+only. What versions did for their owner, and whether one of them has to go, is in ``versions``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from edge_runtime.memory.statements import utc_now
+from edge_runtime.memory.statements import checked_text, utc_now
 from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
 
@@ -19,13 +19,16 @@ _STEPS: Final = (
     "CREATE TABLE adapters (id INTEGER PRIMARY KEY AUTOINCREMENT, sha256 TEXT NOT NULL, base_sha256 TEXT NOT NULL, "
     "note TEXT NOT NULL, epsilon REAL, installed_at TEXT NOT NULL)",
     "CREATE TABLE live_adapter (only INTEGER PRIMARY KEY CHECK (only = 1), adapter_id INTEGER)",
+    # What was live when the version was installed; NULL: the model alone.
+    "ALTER TABLE adapters ADD COLUMN parent_id INTEGER",
 )
 
 
 @dataclass(frozen=True)
 class AdapterVersion:
-    """One row of the log. ``epsilon`` None: no privacy is claimed. ``held``: its bytes are still there (a forget
-    removes them).
+    """One row of the log. ``note``: what it is, then a line for each thing noted since. ``epsilon`` None: no privacy is
+    claimed. ``held``: its bytes are still there (a forget removes them). ``parent_id``: the version it took over from
+    (None: the model alone).
     """
 
     id: int
@@ -36,6 +39,7 @@ class AdapterVersion:
     installed_at: str
     live: bool
     held: bool
+    parent_id: int | None = None
 
 
 class AdapterLog:
@@ -46,17 +50,19 @@ class AdapterLog:
         vault.migrate("adapters", _STEPS)
 
     def install(self, data: bytes, *, note: str) -> AdapterVersion:
-        """Append an adapter (checked to be one) and make it live."""
+        """Append an adapter (checked to be one) and make it live; what was live is its parent."""
         # gguf: not for the many openings of a device that install nothing
         from edge_runtime.adapters.adapter_file import read_adapter_metadata
 
         metadata = read_adapter_metadata(data)
         digest = sha256(data).hexdigest()
         with self._vault.transaction() as connection:
+            parent = next((version.id for version in self.versions() if version.live and version.held), None)
             self._vault.put_blob(_blob(digest), data)
             cursor = connection.execute(
-                "INSERT INTO adapters (sha256, base_sha256, note, epsilon, installed_at) VALUES (?, ?, ?, ?, ?)",
-                (digest, metadata.base_sha256, note, metadata.epsilon, utc_now()),
+                "INSERT INTO adapters (sha256, base_sha256, note, epsilon, installed_at, parent_id) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (digest, metadata.base_sha256, note, metadata.epsilon, utc_now(), parent),
             )
             self._set_live(cursor.lastrowid)
         return self.versions()[-1]
@@ -66,12 +72,21 @@ class AdapterLog:
         live = self._live_id()
         held = set(self._vault.blob_names(_blob("")))
         rows = self._vault.connection.execute(
-            "SELECT id, sha256, base_sha256, note, epsilon, installed_at FROM adapters ORDER BY id"
+            "SELECT id, sha256, base_sha256, note, epsilon, installed_at, parent_id FROM adapters ORDER BY id"
         ).fetchall()
         return [
-            AdapterVersion(number, digest, base, note, epsilon, installed_at, number == live, _blob(digest) in held)
-            for number, digest, base, note, epsilon, installed_at in rows
+            AdapterVersion(
+                number, digest, base, note, epsilon, installed_at, number == live, _blob(digest) in held, parent
+            )
+            for number, digest, base, note, epsilon, installed_at, parent in rows
         ]
+
+    def version(self, version_id: int) -> AdapterVersion:
+        """The version with this id; PenchantError if there is none."""
+        for version in self.versions():
+            if version.id == version_id:
+                return version
+        raise PenchantError(f"there is no adapter {version_id} on this device: see `penchant adapters`")
 
     def live(self) -> tuple[AdapterVersion, bytes] | None:
         """The adapter in use with its bytes, or None (none installed, switched off, or forgotten)."""
@@ -83,10 +98,23 @@ class AdapterLog:
 
     def use(self, version_id: int | None) -> None:
         """Make an earlier version live again (roll back), or none with None."""
-        if version_id is not None and not any(v.id == version_id and v.held for v in self.versions()):
-            raise PenchantError(f"there is no adapter {version_id} on this device: see `penchant adapters`")
+        if version_id is not None and not self.version(version_id).held:
+            raise PenchantError(f"there is no adapter {version_id} on this device any more: it was forgotten")
         with self._vault.transaction():
             self._set_live(version_id)
+
+    def annotate(self, version_id: int, text: str) -> AdapterVersion:
+        """Add a line to a version's note; earlier lines stay. PenchantError if there is no such version or no text."""
+        line = " ".join(text.split())
+        if not line:
+            raise PenchantError("the note is empty: say what there is to note about this adapter")
+        line = checked_text(line)
+        with self._vault.transaction() as connection:
+            noted = self.version(version_id).note
+            connection.execute(
+                "UPDATE adapters SET note = ? WHERE id = ?", (f"{noted}\n{line}" if noted else line, version_id)
+            )
+        return self.version(version_id)
 
     def _live_id(self) -> int | None:
         row = self._vault.connection.execute("SELECT adapter_id FROM live_adapter").fetchone()

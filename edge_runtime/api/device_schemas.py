@@ -299,11 +299,20 @@ class PreferenceOut(Record):
     said_at: str
 
 
+class RollBackOut(BaseModel):
+    """An adapter that was taken back because of feedback: `version`, what is live now (`to`, null: the model alone)."""
+
+    version: int
+    to: int | None
+    reason: str
+
+
 class Noted(BaseModel):
-    """The feedback as it was stored."""
+    """The feedback as it was stored, and the adapter that had to go because of it, if one had to."""
 
     rating: RatingOut | None = None
     preference: PreferenceOut | None = None
+    rolled_back: RollBackOut | None = None
 
 
 class FeedbackOut(BaseModel):
@@ -346,6 +355,7 @@ class AdapterOut(Record):
     installed_at: str
     live: bool
     held: bool
+    parent_id: int | None
 
 
 class AdapterList(BaseModel):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
+from edge_runtime.adapters.versions import watch
 from edge_runtime.api.device_routes import RecordId, existing
 from edge_runtime.api.device_schemas import (
     AttributeOut,
@@ -149,8 +150,12 @@ def _add_feedback(router: APIRouter, session: Session) -> None:
             turn = existing(lambda: device.conversations.turn(body.turn))
             prompt = device.conversations.question_of(turn)
             if isinstance(body, Better):
-                return {"preference": asdict(device.feedback.edit(turn, prompt, body.better))}
-            return {"rating": asdict(device.feedback.thumbs(turn, prompt, body.thumbs == "up", body.note))}
+                noted = {"preference": asdict(device.feedback.edit(turn, prompt, body.better))}
+            else:
+                noted = {"rating": asdict(device.feedback.thumbs(turn, prompt, body.thumbs == "up", body.note))}
+            # an adapter whose answers are liked less than those before it goes; the next answer is without it
+            taken_back = watch(device.vault, device.conversations, device.feedback)
+            return noted | ({"rolled_back": asdict(taken_back)} if taken_back else {})
 
         return await session.run(note)
 

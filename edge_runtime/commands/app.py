@@ -12,9 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_runtime.adapters.adapter_file import NO_GUARANTEE
-from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.commands import feedback
+from edge_runtime.commands.adapters import adapters
 from edge_runtime.commands.ingest import From, Me, documents, remember_files
 from edge_runtime.commands.models import ask, chat, choose, draft, model_info, model_list
 from edge_runtime.commands.profile import profile_app
@@ -166,41 +165,6 @@ def ledger(home: Home = None, as_json: AsJson = False) -> None:
         )
 
 
-@app.command(epilog="Examples: penchant adapters   |   penchant adapters --use 2   |   penchant adapters --off")
-@one_line_errors
-def adapters(
-    use: Annotated[int | None, typer.Option(help="Make this version live again (roll back).")] = None,
-    off: Annotated[bool, typer.Option("--off", help="Answer without any adapter.")] = False,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """The versions of this device's own adapter, and which one is live."""
-    if use is not None and off:
-        raise PenchantError("Say either --use ID or --off.")
-    with opened_device(home, create=False) as device:
-        log = AdapterLog(device.vault)
-        if use is not None or off:
-            log.use(use)
-        versions = log.versions()
-    if as_json:
-        print_json({"adapters": [asdict(version) for version in versions]})
-    elif not versions:
-        typer.echo("This device has no adapter yet.")
-    else:
-        rows = [
-            (
-                version.id,
-                version.installed_at,
-                version.note,
-                NO_GUARANTEE if version.epsilon is None else f"{version.epsilon:.2f}",
-                "live" if version.live and version.held else "kept" if version.held else "forgotten",
-                version.sha256[:12],
-            )
-            for version in versions
-        ]
-        print_table("Adapters", ("id", "installed", "what", "epsilon", "state", "sha256"), rows)
-
-
 def _lines_of(file: str) -> list[str]:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).expanduser().read_text("utf-8")
@@ -227,6 +191,13 @@ def _receipt_line(receipt: Receipt) -> str:
 
 
 _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., None], str], ...] = (
+    (
+        app,
+        "adapters",
+        adapters,
+        "Examples: penchant adapters   |   penchant adapters --use 2   |   penchant adapters --off   |   "
+        "penchant adapters --compare 1 2   |   penchant adapters --note 2 'shorter replies'",
+    ),
     (app, "documents", documents, "Examples: penchant documents   |   penchant documents --forget 3fa2c1d0"),
     (app, "ask", ask, 'Examples: penchant ask "What is my dog called?"   |   penchant ask "Name three teas" -k 0'),
     (app, "draft", draft, "Example: penchant draft 'Tell Ines that the kiln shelf broke'"),

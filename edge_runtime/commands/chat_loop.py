@@ -100,14 +100,25 @@ class Chat:
             turn, question = self._rated()
             self.device.feedback.thumbs(turn, question, word == "/up", rest)
             self._tell({"rated": turn.id, "up": word == "/up"}, "Noted.")
+            self._watch_adapter()
         elif word == "/edit":
             turn, question = self._rated()
             edited = self.device.feedback.edit(turn, question, rest)
             self._tell({"edited": turn.id, "preference": edited.id}, "Noted: yours rather than the model's.")
+            self._watch_adapter()
         elif word == "/why" and self.last is not None:
             print_json(self.last)
         else:
             typer.echo(_HELP, err=self.as_json)
+
+    def _watch_adapter(self) -> None:
+        """Take the live adapter back if its answers are liked less than those before it, and say so; this chat goes on
+        with the adapter that it began with."""
+        from edge_runtime.adapters.versions import watch
+
+        if taken_back := watch(self.device.vault, self.device.conversations, self.device.feedback):
+            told = f"Adapter {taken_back.version} was {taken_back.reason}. The next chat begins without it."
+            self._tell({"rolled_back": taken_back.version, "reason": taken_back.reason}, told)
 
     def _rated(self) -> tuple[Turn, str]:
         """The last answer and its question; PenchantError if there is none that is kept."""

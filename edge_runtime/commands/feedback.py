@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_runtime.adapters.versions import watch
 from edge_runtime.commands.support import AsJson, Home, one_line_errors, opened_device, print_json, print_table
 from protocol.errors import PenchantError
 
@@ -52,6 +53,7 @@ def edit(
     with opened_device(home, create=False) as device:
         answer, question = _turn(device, turn)
         preference = device.feedback.edit(answer, question, better)
+        _watch_adapter(device)
         if as_json:
             print_json({"preference": asdict(preference), "turn": answer.id})
         else:
@@ -118,10 +120,17 @@ def _rate(good: bool, note: str, turn: int | None, home: Home, as_json: bool) ->
         before = {one.id for one in device.feedback.preferences()}
         rating = device.feedback.thumbs(answer, question, good, note)
         pairs = [one for one in device.feedback.preferences() if one.id not in before]
+        _watch_adapter(device)
     if as_json:
         print_json({"rating": asdict(rating), "preferences": [asdict(one) for one in pairs]})
     else:
         typer.echo(f"Turn {rating.turn} is rated {'up' if good else 'down'}.")
+
+
+def _watch_adapter(device: Device) -> None:
+    """Take the live adapter back if its answers are liked less than those before it, and say so."""
+    if taken_back := watch(device.vault, device.conversations, device.feedback):
+        typer.echo(f"Adapter {taken_back.version} was {taken_back.reason}.", err=True)
 
 
 def _turn(device: Device, turn: int | None) -> tuple[Turn, str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from edge_runtime.models.resources import MIB, DeviceProfile
 from protocol.errors import PenchantError
@@ -52,16 +54,49 @@ class BackgroundPolicy:
         return Decision(True, "nothing speaks against it")
 
     def apply(self) -> None:
-        """Lower this process's priority and cap its memory, for good: call it in the process that does the work.
+        """Lower this process's priority and cap its memory, for good: call it in the process that does the work."""
+        self.lower_priority()
+        _cap_memory(self.memory_cap_bytes)
 
-        The cap counts heap and private mappings, not the memory-mapped model; allocations beyond it fail. Systems
-        without these limits (Windows) keep their priority and memory as they are.
-        """
-        if sys.platform == "win32":
-            return
-        import resource
+    def lower_priority(self) -> None:
+        """Lower this process's priority, for good; Windows keeps it as it is."""
+        if sys.platform != "win32":
+            os.nice(max(0, self.nice - os.nice(0)))
 
-        os.nice(max(0, self.nice - os.nice(0)))
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        cap = self.memory_cap_bytes if hard == resource.RLIM_INFINITY else min(self.memory_cap_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (cap, hard))
+
+def without_own(facts: DeviceProfile, *, threads: int, resident_bytes: int) -> DeviceProfile:
+    """The facts as they would be without this process, which keeps ``threads`` cores busy: so that background work
+    that runs already does not stand down because of itself.
+    """
+    return replace(
+        facts,
+        load=None if facts.load is None else max(0.0, facts.load - threads),
+        memory_bytes=None if facts.memory_bytes is None else facts.memory_bytes + resident_bytes,
+    )
+
+
+@contextmanager
+def memory_capped(cap_bytes: int) -> Iterator[None]:
+    """Inside the block allocations of this process beyond ``cap_bytes`` in all fail (``MemoryError``; in torch a
+    ``RuntimeError``)."""
+    before = _cap_memory(cap_bytes)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _cap_memory(before)
+
+
+def _cap_memory(cap_bytes: int) -> int | None:
+    """Set the cap and return the one before (-1: none), or None on systems without (Windows).
+
+    It counts heap and private mappings, not the memory-mapped model.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    cap = cap_bytes if hard == resource.RLIM_INFINITY or cap_bytes < 0 else min(cap_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (cap, hard))
+    return before
