@@ -179,7 +179,13 @@ def test_chat_as_json_is_one_object_per_line() -> None:
 def test_ctrl_c_stops_an_answer_and_not_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(NamedEngine):
         def generate(
-            self, prompt: list[str], *, max_tokens: int, sampling: object, lookup: bool = False
+            self,
+            prompt: list[str],
+            *,
+            max_tokens: int,
+            sampling: object,
+            lookup: bool = False,
+            soft_prefix: object = None,
         ) -> Iterator[str]:
             yield "Your dog"
             raise KeyboardInterrupt
