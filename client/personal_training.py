@@ -180,9 +180,9 @@ def train_device(
         data = _adapter_bytes(trainer, frame, theta, spent, live[0].sha256 if live else "", created)
         progress("judging on held-out texts", 0.0)
         with Engine.open(trainer.model, context_tokens=SCORING_CONTEXT) as engine:
-            before = _held_out_losses(engine, held_out, live[1] if live else None)
+            before = text_losses(engine, held_out, live[1] if live else None)
             progress("judging on held-out texts", 0.5)
-            after = _held_out_losses(engine, held_out, data)
+            after = text_losses(engine, held_out, data)
         on_progress("judging on held-out texts", 1.0)
     gain, gain_low = paired_gain(before, after)
     names = [_digest([list(example.tokens), example.prompt_length]) for example in held_out]
@@ -302,7 +302,7 @@ def _digest(value: object) -> str:
     return sha256(cbor2.dumps(value, canonical=True)).hexdigest()
 
 
-def _held_out_losses(engine: Engine, examples: Sequence[Example], adapter: bytes | None) -> list[float]:
+def text_losses(engine: Engine, examples: Sequence[Example], adapter: bytes | None) -> list[float]:
     """Nats per token of each text under an adapter (None: the model alone)."""
     loaded = engine.load_adapter(adapter, sha256=sha256(adapter).hexdigest()) if adapter else None
     engine.use_adapters([(loaded, 1.0)] if loaded else [])

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from client.commands import train
 from client.join_commands import join
-from edge_runtime.commands.app import app
+from client.portability_commands import move
+from edge_runtime.commands.app import adapters_app, app
 from edge_runtime.commands.support import AsJson, need, one_line_errors, print_json, print_table
 from protocol.errors import PenchantError
 from server import fleet_commands as fleet
@@ -66,6 +67,7 @@ app.command(
     epilog="Examples: penchant train   |   penchant train --epsilon 4   |   penchant train --background (from a "
     "timer, say every hour)   |   penchant train --fresh --memory 3072"
 )(train)
+adapters_app.command(epilog="Example: penchant adapters move --to newer.gguf")(move)
 
 
 @app.command(epilog="Examples: penchant demo   |   penchant demo --people 12 --rounds 3 --out /tmp/village")

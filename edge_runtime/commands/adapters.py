@@ -16,6 +16,7 @@ from protocol.errors import PenchantError
 
 @one_line_errors
 def adapters(
+    context: typer.Context,
     use: Annotated[int | None, typer.Option(metavar="ID", help="Make this version live again (roll back).")] = None,
     off: Annotated[bool, typer.Option("--off", help="Answer without any adapter.")] = False,
     note: Annotated[
@@ -35,6 +36,8 @@ def adapters(
     A version whose answers you thumb down or edit surely more often than those of the version before it is taken back
     by itself; its note then says why.
     """
+    if context.invoked_subcommand is not None:
+        return
     if sum((use is not None, off, note is not None, against is not None)) > 1:
         raise PenchantError("Say either --use ID or --off, or --note or --compare: one at a time.")
     with opened_device(home, create=False) as device:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_runtime.commands import feedback
+from edge_runtime.commands.adapter_files import export_adapter, import_adapter
 from edge_runtime.commands.adapters import adapters
 from edge_runtime.commands.ingest import From, Me, documents, remember_files
 from edge_runtime.commands.models import ask, chat, choose, draft, model_info, model_list
@@ -42,6 +43,12 @@ app = typer.Typer(
 )
 model_app = typer.Typer(no_args_is_help=True, help="Models that can serve on this device.")
 app.add_typer(model_app, name="model")
+adapters_app = typer.Typer(invoke_without_command=True)
+adapters_app.callback(
+    epilog="Examples: penchant adapters   |   penchant adapters --use 2   |   penchant adapters --off   |   "
+    "penchant adapters --compare 1 2   |   penchant adapters --note 2 'shorter replies'"
+)(adapters)
+app.add_typer(adapters_app, name="adapters")
 feedback_app = typer.Typer(no_args_is_help=True, help="Thumbs, edits and choices: what training can learn from.")
 
 
@@ -191,13 +198,8 @@ def _receipt_line(receipt: Receipt) -> str:
 
 
 _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., None], str], ...] = (
-    (
-        app,
-        "adapters",
-        adapters,
-        "Examples: penchant adapters   |   penchant adapters --use 2   |   penchant adapters --off   |   "
-        "penchant adapters --compare 1 2   |   penchant adapters --note 2 'shorter replies'",
-    ),
+    (adapters_app, "export", export_adapter, "Example: penchant adapters export 2 my-adapter"),
+    (adapters_app, "import", import_adapter, "Example: penchant adapters import my-adapter"),
     (app, "documents", documents, "Examples: penchant documents   |   penchant documents --forget 3fa2c1d0"),
     (app, "ask", ask, 'Examples: penchant ask "What is my dog called?"   |   penchant ask "Name three teas" -k 0'),
     (app, "draft", draft, "Example: penchant draft 'Tell Ines that the kiln shelf broke'"),

@@ -102,7 +102,7 @@ def train_with(
 ) -> tuple[personal.TrainingOutcome, list[Example]]:
     """Train on the tiny model; text i's loss under the new adapter is its loss without, minus `effect(i)`."""
     trained: list[Example] = []
-    original = personal._held_out_losses
+    original = personal.text_losses
 
     def losses(engine: Engine, examples: list[Example], adapter: bytes | None) -> list[float]:
         plain = original(engine, examples, None)
@@ -115,7 +115,7 @@ def train_with(
         return [(example.tokens, example.prompt_length) for example in examples]
 
     known = [data for version in [AdapterLog(device.vault).live()] if version for data in [version[1]]]
-    monkeypatch.setattr(personal, "_held_out_losses", losses)
+    monkeypatch.setattr(personal, "text_losses", losses)
     monkeypatch.setattr(personal, "prepare_input", noted)
     frame = personal.own_frame(open_trainer(2), lambda fraction: None)
     trained.clear()
@@ -205,7 +205,7 @@ def test_what_was_forgotten_while_it_trained_is_in_no_adapter(device: Device, mo
             return [3.0] * len(examples)
         return [2.0] * len(examples)
 
-    monkeypatch.setattr(personal, "_held_out_losses", forgetting)
+    monkeypatch.setattr(personal, "text_losses", forgetting)
     with pytest.raises(PenchantError, match="forgotten while"):
         train(device)
     assert AdapterLog(device.vault).versions() == [] and device.vault.blob_names(LEARNT_PREFIX) == []

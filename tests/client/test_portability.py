@@ -1,0 +1,298 @@
+"""Moving an adapter: what the gate lets through, what is retrained, and what the new file says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import client.portability as portability
+from client.examples import Example
+from client.local_training import LocalSettings
+from client.portability import (
+    held_out_losses,
+    judge,
+    move_adapter,
+    move_on_device,
+    own_subspace,
+    rebased,
+    warm_retrained,
+)
+from client.training_ledger import TrainingLedger
+from edge_runtime.adapters.adapter_file import AdapterFile, AdapterMetadata, read_adapter, write_adapter
+from edge_runtime.adapters.log import AdapterLog
+from edge_runtime.device import Device
+from edge_runtime.forgetting import forget_everything
+from edge_runtime.memory.memory import Memory
+from edge_runtime.memory.statements import Statement
+from edge_runtime.models.catalogue import ModelFile, describe_model
+from protocol.errors import PenchantError
+from tests.client.framed_help import some_texts
+from tests.edge_runtime.adapters.test_lineage import with_weights
+from tests.edge_runtime.memory_helpers import HashingEmbedder
+from tests.edge_runtime.model_helpers import random_factors
+from tests.tiny_model import write_tiny_model
+
+CREATED = "2025-03-01"
+EIGHT = np.linspace(3.0, 5.0, 8)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFile, ModelFile]:
+    """A tiny model and one that evolved from it: the top layer's feed-forward is 2 % stronger."""
+    folder = tmp_path_factory.mktemp("models")
+    old = describe_model(write_tiny_model(folder / "old.gguf", 7))
+    return old, with_weights(old, folder / "new.gguf", "blk.3.ffn_down.weight", 1.02, parent=old.sha256)
+
+
+def adapter_for(model: ModelFile, *, epsilon: float | None = None, frame: str = "f" * 64, size: float = 0.05) -> bytes:
+    return write_adapter(
+        random_factors(0, size=size),
+        alpha=4.0,
+        metadata=AdapterMetadata(model.sha256, frame, "a" * 64, 3, epsilon, "2025-01-01"),
+        architecture="llama",
+        heads=4,
+        kv_heads=2,
+    )
+
+
+def examples() -> list[Example]:
+    return [Example(tuple(tokens), prompt) for tokens, prompt in some_texts()]
+
+
+def fake_losses(
+    models: tuple[ModelFile, ModelFile], alone: float, before: float, *candidates: float
+) -> portability.Losses:
+    """Losses of eight texts: of the new base, of the adapter on the old base, then of each candidate in turn."""
+    given = {}
+    queue = list(candidates)
+
+    def losses(model: ModelFile, adapter: bytes | None) -> Sequence[float]:
+        if adapter is None:
+            assert model == models[1]
+            return list(EIGHT + alone)
+        if model == models[0]:
+            return list(EIGHT + before)
+        if adapter not in given:
+            given[adapter] = queue.pop(0)
+        return list(EIGHT + given[adapter])
+
+    return losses
+
+
+def move(models: tuple[ModelFile, ModelFile], losses: portability.Losses, **options: object) -> portability.Move:
+    arguments = {"retrain": lambda data: other_adapter(models[1]), "created": CREATED} | options
+    return move_adapter(adapter_for(models[0]), *models, losses=losses, **arguments)  # type: ignore[arg-type]
+
+
+def other_adapter(model: ModelFile) -> bytes:
+    return adapter_for(model, size=0.07)
+
+
+# ---- the decision
+
+
+def test_an_adapter_that_helps_and_loses_nothing_moves_untouched(models: tuple[ModelFile, ModelFile]) -> None:
+    result = move(models, fake_losses(models, 0.0, -0.2, -0.19), retrain=None)
+    assert result.outcome == "moved" and result.data == rebased(adapter_for(models[0]), models[1], created=CREATED)
+    (judged,) = result.judgements
+    assert judged.gain == pytest.approx(0.19) and judged.kept == pytest.approx(-0.01) and judged.texts == 8
+    assert (judged.new_base, judged.old_adapter, judged.candidate) == pytest.approx((4.0, 3.8, 3.81))
+    assert result.lineage.stated is True and 0 < result.lineage.relative < 0.02 and result.retraining_seconds == 0.0
+
+
+def test_an_adapter_that_does_not_help_is_retrained(models: tuple[ModelFile, ModelFile]) -> None:
+    result = move(models, fake_losses(models, 0.0, -0.2, 0.1, -0.2))
+    assert result.outcome == "retrained" and result.data == other_adapter(models[1])
+    assert [judged.passed for judged in result.judgements] == [False, True]
+    assert "does not surely help" in result.judgements[0].reason
+
+
+def test_an_adapter_that_lost_more_than_the_tolerance_is_retrained_and_dropped(
+    models: tuple[ModelFile, ModelFile],
+) -> None:
+    result = move(models, fake_losses(models, 0.0, -0.2, -0.1, -0.15))
+    assert result.outcome == "dropped" and result.data is None and len(result.judgements) == 2
+    assert "worse than before by more than 0.02" in result.judgements[1].reason
+    assert move(models, fake_losses(models, 0.0, -0.2, -0.1), tolerance=0.11).outcome == "moved"
+    assert move(models, fake_losses(models, 0.0, -0.2, -0.1), retrain=None).outcome == "dropped"
+
+
+def test_nothing_is_judged_where_the_lineage_is_broken(models: tuple[ModelFile, ModelFile], tmp_path: Path) -> None:
+    apart = describe_model(write_tiny_model(tmp_path / "apart.gguf", 8))
+
+    def losses(model: ModelFile, adapter: bytes | None) -> Sequence[float]:
+        raise AssertionError
+
+    with pytest.raises(PenchantError, match="does not descend"):
+        move_adapter(adapter_for(models[0]), models[0], apart, losses=losses, retrain=None, created=CREATED)
+    with pytest.raises(PenchantError, match="tolerance"):
+        move(models, losses, tolerance=math.nan)
+
+
+def test_both_conditions_need_their_interval() -> None:
+    noise = np.array([0.3, -0.3] * 4)
+    assert judge(EIGHT, EIGHT, EIGHT - 0.05, 0.02).passed
+    assert not judge(EIGHT + noise, EIGHT, EIGHT - 0.05, 0.02).passed  # a gain that is not sure
+    lost = judge(EIGHT + 1.0, EIGHT + noise, EIGHT, 0.02)  # nothing lost on the mean, and not surely
+    assert lost.kept == pytest.approx(0.0) and lost.kept_low < -0.02 and not lost.passed
+    assert judge(EIGHT + 1.0, EIGHT + noise, EIGHT, 0.3).passed
+    assert not judge([4.0], [4.0], [1.0], 0.02).passed  # one text bounds nothing
+
+
+# ---- the file
+
+
+def test_a_moved_file_names_its_new_base_and_its_parent(models: tuple[ModelFile, ModelFile]) -> None:
+    data = adapter_for(models[0], epsilon=2.5)
+    before, after = read_adapter(data), read_adapter(rebased(data, models[1], created=CREATED))
+    assert after.metadata == AdapterMetadata(models[1].sha256, "f" * 64, sha256(data).hexdigest(), 3, 2.5, CREATED)
+    assert after.alpha == before.alpha and set(after.factors) == set(before.factors)
+    for module, pair in before.factors.items():
+        assert all(np.array_equal(one, other) for one, other in zip(pair, after.factors[module], strict=True))
+
+
+def test_it_serves_on_the_new_base_and_no_longer_on_the_old(models: tuple[ModelFile, ModelFile]) -> None:
+    old, new = models
+    data = adapter_for(old, size=0.3)
+    moved, losses = rebased(data, new, created=CREATED), held_out_losses(examples())
+    alone, with_adapter = np.array(losses(new, None)), np.array(losses(new, moved))
+    assert np.abs(alone - with_adapter).min() > 1e-3  # it acts
+    assert np.abs(np.array(losses(old, data)) - with_adapter).max() < 0.5  # and much as it did
+    with pytest.raises(PenchantError, match="another base model"):
+        losses(old, moved)
+
+
+# ---- warm training
+
+
+def test_the_own_subspace_holds_the_very_same_change() -> None:
+    factors = random_factors(0, layers=range(2, 3), rank=4) | random_factors(1, layers=range(3, 4), rank=2)
+    adapter = AdapterFile(factors, 6.0, "llama", AdapterMetadata("a" * 64, ""))
+    frame, theta = own_subspace(adapter)
+    assert frame.rank == 4 and theta.shape == (frame.dimension,) == (14 * 16,)
+    for module, (left, right) in frame.lora_factors(theta).items():
+        own_left, own_right = factors[module]
+        wanted = 6.0 / own_left.shape[0] * own_right @ own_left
+        assert np.abs(right @ left - wanted).max() < 1e-5 * np.abs(wanted).max()
+    for u, v in zip(frame.left, frame.right, strict=True):
+        assert np.allclose((u.T @ u)[:2, :2], np.eye(2), atol=1e-5)
+        assert np.allclose((v @ v.T)[:2, :2], np.eye(2), atol=1e-5)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[TrainingLedger]:
+    with Device.open(tmp_path / "account", create=True, key_method="file", embedder=HashingEmbedder()) as device:
+        yield TrainingLedger(device.vault)
+
+
+def test_a_warm_start_learns_the_texts_within_the_subspace(
+    models: tuple[ModelFile, ModelFile], ledger: TrainingLedger
+) -> None:
+    new, texts = models[1], examples()
+    start = rebased(adapter_for(models[0]), new, created=CREATED)
+    trained = warm_retrained(start, new, texts, ledger=ledger, settings=LocalSettings(epochs=3, learning_rate=0.05))
+    losses = held_out_losses(texts)
+    assert np.mean(losses(new, trained)) < np.mean(losses(new, start)) - 0.05
+    metadata, before = read_adapter(trained).metadata, read_adapter(start)
+    assert metadata == replace(before.metadata, frame_sha256="", epsilon=None)
+    frame, _ = own_subspace(before)
+    for (left, right), u, v in zip(read_adapter(trained).factors.values(), frame.left, frame.right, strict=True):
+        change = right @ left
+        assert np.allclose(u @ (u.T @ change @ v.T) @ v, change, atol=1e-5)
+    assert [(entry.noise_multiplier, entry.steps) for entry in ledger.entries()] == [(0.0, 3)]
+
+
+def test_a_private_adapter_stays_private_and_pays(models: tuple[ModelFile, ModelFile], ledger: TrainingLedger) -> None:
+    start = rebased(adapter_for(models[0], epsilon=4.0), models[1], created=CREATED)
+    trained = read_adapter(warm_retrained(start, models[1], examples(), ledger=ledger))
+    assert trained.metadata.epsilon is not None and 7.0 < trained.metadata.epsilon <= 8.0
+    (entry,) = ledger.entries()
+    assert entry.noise_multiplier > 0 and entry.steps == entry.planned == 2
+
+
+# ---- on a device
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    with Device.open(tmp_path / "home", create=True, key_method="file") as opened:
+        monkeypatch.setattr(Device, "memory", Memory(opened.vault, HashingEmbedder()))
+        opened.memory.remember_many(
+            Statement(f"the {chr(97 + n) * 3} and the thing", "Say it.", f"2025-01-{n + 1:02d}") for n in range(16)
+        )
+        yield opened
+
+
+def known_losses(monkeypatch: pytest.MonkeyPatch, gain: float) -> list[list[Example]]:
+    """Any adapter spares the held-out texts `gain`; the texts are noted."""
+    seen: list[list[Example]] = []
+
+    def of(held_out: Sequence[Example]) -> portability.Losses:
+        seen.append(list(held_out))
+        return lambda model, adapter: [4.0 - (gain if adapter else 0.0)] * len(held_out)
+
+    monkeypatch.setattr(portability, "held_out_losses", of)
+    return seen
+
+
+def test_the_live_adapter_moves_and_can_be_rolled_back(
+    device: Device, models: tuple[ModelFile, ModelFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = AdapterLog(device.vault).install(adapter_for(models[0]), note="first")
+    seen = known_losses(monkeypatch, 0.2)
+    result, installed = move_on_device(device, *models, created=CREATED)
+    assert result.outcome == "moved" and installed is not None and len(seen[0]) == 4  # the newest quarter
+    live = device.adapters.live()
+    assert live is not None and live == (installed, result.data) and installed.base_sha256 == models[1].sha256
+    assert installed.note == f"adapter 1 moved from base {models[0].sha256[:12]} to {models[1].sha256[:12]}"
+    device.adapters.use(first.id)
+    assert device.adapters.live() is not None
+
+
+def test_a_dropped_adapter_changes_nothing(
+    device: Device, models: tuple[ModelFile, ModelFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AdapterLog(device.vault).install(adapter_for(models[0]), note="first")
+    before = device.adapters.versions()
+    known_losses(monkeypatch, -0.2)
+    trained: list[int] = []
+
+    def retrained(data: bytes, model: ModelFile, training: Sequence[Example], *, ledger: TrainingLedger) -> bytes:
+        trained.append(len(training))
+        return other_adapter(model)
+
+    monkeypatch.setattr(portability, "warm_retrained", retrained)
+    result, installed = move_on_device(device, *models, created=CREATED)
+    assert result.outcome == "dropped" and installed is None and trained == [12]
+    assert device.adapters.versions() == before
+
+
+def test_a_forget_meanwhile_leaves_nothing(
+    device: Device, models: tuple[ModelFile, ModelFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AdapterLog(device.vault).install(adapter_for(models[0]), note="first")
+
+    def of(held_out: Sequence[Example]) -> portability.Losses:
+        forget_everything(device)
+        return lambda model, adapter: [4.0 - (0.2 if adapter else 0.0)] * len(held_out)
+
+    monkeypatch.setattr(portability, "held_out_losses", of)
+    with pytest.raises(PenchantError, match="forgotten while the adapter moved"):
+        move_on_device(device, *models, created=CREATED)
+    assert device.adapters.live() is None and len(device.adapters.versions()) <= 1
+
+
+def test_what_is_needed_is_said(device: Device, models: tuple[ModelFile, ModelFile]) -> None:
+    with pytest.raises(PenchantError, match="penchant train"):
+        move_on_device(device, *models, created=CREATED)
+    AdapterLog(device.vault).install(adapter_for(models[0]), note="first")
+    device.memory.forget_all()
+    AdapterLog(device.vault).install(adapter_for(models[0]), note="first")
+    with pytest.raises(PenchantError, match="there are 0 texts"):
+        move_on_device(device, *models, created=CREATED)
