@@ -3,6 +3,7 @@ masks."""
 
 import hashlib
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from protocol import masks
 from protocol.errors import ProtocolError
@@ -61,7 +62,13 @@ def graph_of(task: RoundTask, roster: Sequence[RosterKeys]) -> Graph:
 
 def roster_digest(task: RoundTask, roster: Sequence[RosterKeys]) -> bytes:
     """32 bytes that bind masks and boxes to this task and this exact roster."""
-    hasher = hashlib.sha256(b"penchant/roster/1" + bytes.fromhex(task.digest()))
+    return _digest_of(task.digest(), tuple(roster))
+
+
+@lru_cache(maxsize=32)
+def _digest_of(task_digest: str, roster: tuple[RosterKeys, ...]) -> bytes:
+    """Remembered: a round asks for it many times, and an in-process fleet once per device."""
+    hasher = hashlib.sha256(b"penchant/roster/1" + bytes.fromhex(task_digest))
     for identity, masking, sharing in roster:
         hasher.update(identity + masking + sharing)
     return hasher.digest()

@@ -81,6 +81,8 @@ class ServerRound:
         self._shares: dict[int, ShareReply] = {}
         self._total = np.zeros(self._length, dtype=masks.word(task.ring_bits))
         self._masked: dict[int, bytes] = {}  # index -> SHA-256 of the reply, to recognise repeats
+        self._survivor_list: ConfirmRequest | None = None
+        self._transcript = b""
         self._confirmed: dict[int, bytes] = {}
         self._unmasked: dict[int, UnmaskReply] = {}
 
@@ -158,6 +160,11 @@ class ServerRound:
         if self.graph.needs_confirmation:
             self._enough(len(self._masked), "can sign the list of survivors", quorum(len(self._roster)))
         self.stage = ServerStage.CONFIRM
+        dropped = tuple(sorted(set(self._shares) - set(self._masked)))
+        self._survivor_list = ConfirmRequest(
+            task_digest=self._digest, survivors=tuple(sorted(self._masked)), dropped=dropped
+        )
+        self._transcript = survivors_transcript(self.task, self._roster, self._survivor_list)
         return self._survivor_list
 
     # ----- confirm -----
@@ -168,7 +175,7 @@ class ServerRound:
         index = self.index_of(identity)
         if index not in self._masked:
             raise ProtocolError("a confirmation came from a device that is not among the survivors")
-        verify_once(identity, survivors_transcript(self.task, self._roster, self._survivor_list), reply.signature)
+        verify_once(identity, self._transcript, reply.signature)
         self._confirmed[index] = reply.signature
 
     def confirmed(self) -> bool:
@@ -185,6 +192,7 @@ class ServerRound:
             signatures = dict(sorted(self._confirmed.items())[:needed])
         self.stage = ServerStage.UNMASK
         listed = self._survivor_list
+        assert listed is not None  # since close_collect
         return UnmaskRequest(
             task_digest=self._digest, survivors=listed.survivors, dropped=listed.dropped, signatures=signatures
         )
@@ -258,11 +266,6 @@ class ServerRound:
         if identity not in self._index:
             raise ProtocolError("this device is not in the roster of the round")
         return self._index[identity]
-
-    @property
-    def _survivor_list(self) -> ConfirmRequest:
-        dropped = tuple(sorted(set(self._shares) - set(self._masked)))
-        return ConfirmRequest(task_digest=self._digest, survivors=tuple(sorted(self._masked)), dropped=dropped)
 
     def _shares_by_owner(self) -> list[tuple[int, Mapping[int, bytes]]]:
         owners: list[tuple[int, Mapping[int, bytes]]] = []
