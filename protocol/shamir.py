@@ -9,6 +9,7 @@ a share is computed once per round from fresh randomness, on the owner's device.
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import prod
 
 from protocol.errors import ProtocolError
 
@@ -54,22 +55,16 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _weights_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange weights w_i = prod_{j != i} x_j / (x_j - x_i) mod p, with one inversion for all of them."""
-    numerators, denominators = [], []
-    for own in points:
-        numerator = denominator = 1
-        for other in points:
-            if other != own:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - own) % PRIME
-        numerators.append(numerator)
-        denominators.append(denominator)
+    """Lagrange weights w_i = prod_j x_j / (x_i prod_{j != i} (x_j - x_i)) mod p, with one inversion for all of them."""
+    # Points are small, so their products are short integers: one reduction for each is enough.
+    product = prod(points) % PRIME
+    denominators = [own * prod([other - own for other in points if other != own]) % PRIME for own in points]
     prefix = [1]
     for denominator in denominators:
         prefix.append(prefix[-1] * denominator % PRIME)
     inverse = pow(prefix[-1], -1, PRIME)
     weights = [0] * len(points)
     for position in range(len(points) - 1, -1, -1):
-        weights[position] = numerators[position] * inverse * prefix[position] % PRIME
+        weights[position] = product * inverse * prefix[position] % PRIME
         inverse = inverse * denominators[position] % PRIME
     return tuple(weights)
