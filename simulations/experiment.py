@@ -1,23 +1,25 @@
 """One experiment from people to report: homes, frame, rounds through Flower, bases, adapters, scoring, answers.
 
 ``penchant demo`` runs it on the bundled village, ``penchant simulate`` on what a TOML file names; the federation
-itself is the deployment's own two apps over an in-process ``Grid``.
+itself is the deployment's own two apps over an in-process ``Grid``. A run that was stopped goes on when the same
+command is given again (``simulations.run_folder``).
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import numpy as np
 
 from client import app as client_app
@@ -28,7 +30,7 @@ from client.mixing_weights import fit_weights
 from client.training import Trainer, TrainingPlan, forget_batches, open_trainer, residual_of
 from edge_runtime.adapters.log import AdapterLog
 from edge_runtime.device import Device
-from edge_runtime.models.catalogue import ModelFile, ModelShape, read_model_shape
+from edge_runtime.models.catalogue import ModelFile, ModelShape, read_model_shape, write_atomically
 from edge_runtime.store.vault import LEARNT_PREFIX
 from protocol.coordinates import Coordinates
 from protocol.errors import PenchantError
@@ -45,7 +47,7 @@ from simulations.arms import (
     plan_jobs,
     summarise,
 )
-from simulations.homes import create_homes
+from simulations.homes import create_homes, home_folders
 from simulations.local_grid import LocalGrid
 from simulations.people import Person
 from simulations.report_blocks import (
@@ -56,10 +58,12 @@ from simulations.report_blocks import (
     secure_aggregation_block,
     wire_block,
 )
+from simulations.run_folder import CREDENTIALS, DEVICES, FRAME, RunFolder, job_key, people_digest, plan_digest
 from simulations.samples import sample_answers
-from simulations.scoring import JobResult, peak_memory_mb, score_all, split_by_kind
+from simulations.scoring import Job, JobResult, peak_memory_mb, score_all, split_by_kind
 
 MINIMUM_FLEET = 8  # what a device demands of a round by default
+FIT_BLOB = f"{LEARNT_PREFIX}simulation/fit"
 StageSink = Callable[[str, float], None]
 
 
@@ -116,17 +120,15 @@ def run_experiment(
     command: str,
     on_stage: StageSink = lambda name, fraction: None,
 ) -> dict[str, Any]:
-    """Run everything and return the report (see ``simulations.report``); devices and releases stay in ``out``.
+    """Run everything, or what a stopped run in ``out`` has left, and return the report (see ``simulations.report``);
+    devices and releases stay in ``out``.
 
-    Raises PenchantError if ``out`` holds an earlier run or a stage fails.
+    Raises PenchantError if ``out`` holds another run or a stage fails.
     """
     fleet = [person for person in people if person.role == "fleet"]
     if len(fleet) < MINIMUM_FLEET:
         raise PenchantError(f"a fleet needs at least {MINIMUM_FLEET} people, got {len(fleet)}")
     people = [*fleet, *(person for person in people if person.role == "newcomer")]
-    if (out / "devices").exists():
-        raise PenchantError(f"{out} holds an earlier run: choose another --out, or remove it")
-    out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     watch, started = Stopwatch(on_stage), time.monotonic()
 
@@ -135,22 +137,13 @@ def run_experiment(
             os.environ["PENCHANT_MODEL"] = settings.model
         trainer = open_trainer(settings.training.top_layers)
         shape = read_model_shape(trainer.model.path)
+    folder = RunFolder.open(out, plan_digest(settings, people, trainer.model.sha256))
     with watch.stage("people and their memories") as advance:
-        homes, credentials = create_homes(
-            people, out / "devices", epsilon_budget=float("inf"), delta=settings.delta, on_progress=advance
-        )
+        homes, credentials = _homes(folder, people, settings, advance)
     with watch.stage("frame from public text") as advance:
-        frame = build_frame(
-            trainer.torch_model,
-            trainer.model.sha256,
-            [(ex.tokens, ex.prompt_length) for ex in public_examples(trainer.engine, public_text())],
-            kinds=settings.frame_kinds,
-            rank=settings.frame_rank,
-            on_progress=advance,
-        )
-        frame = Frame.from_bytes(frame.to_bytes())  # exactly what the devices will hold
+        frame = _frame(folder, trainer, settings, advance)
     with watch.stage("federated rounds") as advance:
-        algorithm, result, grid = _federate(settings, frame, homes[: len(fleet)], credentials, out, advance)
+        algorithm, result = _federate(settings, frame, homes[: len(fleet)], credentials, folder, advance)
     with watch.stage("each person's own mix") as advance:
         fits = []
         for home in homes:
@@ -162,7 +155,9 @@ def run_experiment(
         adapters = _adapters(frame, fits, model, shape, result)
         for home, own in zip(homes, adapters, strict=True):
             with Device.open(home) as device:
-                AdapterLog(device.vault).install(own.bases, note="the fleet's bases in my own mix")
+                log = AdapterLog(device.vault)
+                if log.live() is None:
+                    log.install(own.bases, note="the fleet's bases in my own mix")
     jobs = split_by_kind(plan_jobs(*texts, adapters))
     trainer.engine.close()
     del trainer
@@ -170,10 +165,7 @@ def run_experiment(
     forget_batches()
     gc.collect()
     with watch.stage("scoring every arm with llama.cpp") as advance:
-        results = []
-        for done, one in enumerate(score_all(model, jobs, workers=max(1, os.cpu_count() or 1))):
-            results.append(one)
-            advance((done + 1) / len(jobs))
+        results = _scores(folder, model, jobs, advance)
     arms, controls = summarise(results, people)
     with watch.stage("answers for three people") as advance:
         samples = sample_answers(model, people, homes, adapters, settings.sample_people, advance)
@@ -185,6 +177,8 @@ def run_experiment(
         "model": {"name": model.name, "sha256": model.sha256, "quantisation": model.quantisation},
         "frame": frame_block(frame, settings),
         "people": len(people),
+        "people_sha256": people_digest(people),
+        "settings": asdict(settings),
         "fleet": len(fleet),
         "newcomers": len(people) - len(fleet),
         "rounds": len(result.outcomes),
@@ -192,7 +186,7 @@ def run_experiment(
         "arms": arms,
         "controls": controls,
         "privacy": privacy_block(result, settings, frame),
-        "wire": wire_block(grid, result, len(fleet)),
+        "wire": wire_block(folder.traffic, result, len(fleet)),
         "secure_aggregation": secure_aggregation_block(result, settings),
         "bases": {
             "count": algorithm.bank.count,
@@ -209,18 +203,50 @@ def run_experiment(
     return report
 
 
+def _homes(
+    folder: RunFolder, people: Sequence[Person], settings: ExperimentSettings, advance: Callable[[float], None]
+) -> tuple[list[Path], ServerCredentials]:
+    devices, credentials = folder.out / DEVICES, folder.credentials()
+    if credentials is not None:
+        return home_folders(devices, len(people)), credentials
+    if devices.exists():
+        shutil.rmtree(devices)  # this run's own, stopped before all of them stood
+    homes, credentials = create_homes(
+        people, devices, epsilon_budget=float("inf"), delta=settings.delta, on_progress=advance
+    )
+    credentials.save(folder.out / CREDENTIALS)
+    return homes, credentials
+
+
+def _frame(
+    folder: RunFolder, trainer: Trainer, settings: ExperimentSettings, advance: Callable[[float], None]
+) -> Frame:
+    kept = folder.out / FRAME
+    if not kept.exists():
+        frame = build_frame(
+            trainer.torch_model,
+            trainer.model.sha256,
+            [(ex.tokens, ex.prompt_length) for ex in public_examples(trainer.engine, public_text())],
+            kinds=settings.frame_kinds,
+            rank=settings.frame_rank,
+            on_progress=advance,
+        )
+        write_atomically(kept, frame.to_bytes())
+    return Frame.from_bytes(kept.read_bytes())  # exactly what the devices will hold
+
+
 def _federate(
     settings: ExperimentSettings,
     frame: Frame,
     homes: Sequence[Path],
     credentials: ServerCredentials,
-    out: Path,
+    folder: RunFolder,
     advance: Callable[[float], None],
-) -> tuple[PreferenceBases, FleetResult, LocalGrid]:
+) -> tuple[PreferenceBases, FleetResult]:
     plan = PreferencePlan(**{**settings.plan.__dict__, "training": settings.training.settings()})
     algorithm = PreferenceBases(frame, plan)
     fleet = FleetSettings(
-        run_id=f"run-{secrets.token_hex(4)}",
+        run_id=folder.run_id,
         rounds=plan.rounds,
         noise_multiplier=settings.noise_multiplier,
         delta=settings.delta,
@@ -229,13 +255,24 @@ def _federate(
         seed=settings.seed,
     )
     grid = LocalGrid(client_app.app, homes)
+    before = {direction: dict(stages) for direction, stages in folder.traffic.items()}
+
+    def count_traffic() -> None:
+        for direction, earlier in before.items():
+            now = grid.bytes_by_stage(direction)
+            folder.traffic[direction] = {s: earlier.get(s, 0) + now.get(s, 0) for s in {**earlier, **now}}
+        folder.save()
 
     def note(progress: Progress) -> None:
         if progress.stage == "collect" and progress.asked:
             advance((progress.round + progress.answered / progress.asked) / plan.rounds)
+        if progress.answered == progress.asked:
+            count_traffic()
 
     try:
-        return algorithm, run_fleet(grid, fleet, out, algorithm, note, credentials=credentials), grid
+        result = run_fleet(grid, fleet, folder.out, algorithm, note, credentials=credentials)
+        count_traffic()
+        return algorithm, result
     finally:
         client_app.close_devices()
 
@@ -249,6 +286,9 @@ def _fit_person(
 ) -> PersonalFit:
     """The device's own work after the rounds: residual, private weights; both stay in its encrypted file."""
     with Device.open(home) as device:
+        if (kept := device.vault.get_blob(FIT_BLOB)) is not None:
+            fit: dict[str, list[float]] = cbor2.loads(kept)
+            return PersonalFit(**{name: np.array(values) for name, values in fit.items()})
         batch = trainer.batch_of(device, settings.training)
         residual, loss = residual_of(device, trainer, frame, algorithm.shared, settings.training, batch)
         # Fitted to the texts: the projection of a trained residual can lead uphill, since what it leaves out made up
@@ -257,8 +297,29 @@ def _fit_person(
         mixed = algorithm.bank.mix(weights)
         if evaluate_coordinates(trainer.torch_model, frame, batch, mixed) > loss:
             weights, mixed = np.zeros_like(weights), algorithm.shared
-        device.vault.put_blob(f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes())
-    return PersonalFit(algorithm.shared, algorithm.shared + residual, mixed, weights)
+        made = PersonalFit(algorithm.shared, algorithm.shared + residual, mixed, weights)
+        with device.vault.transaction():
+            device.vault.put_blob(
+                f"{LEARNT_PREFIX}weights", Coordinates(frame.digest, np.atleast_2d(weights)).to_bytes()
+            )
+            device.vault.put_blob(
+                FIT_BLOB, cbor2.dumps({name: list(map(float, row)) for name, row in vars(made).items()})
+            )
+    return made
+
+
+def _scores(
+    folder: RunFolder, model: ModelFile, jobs: Sequence[Job], advance: Callable[[float], None]
+) -> list[JobResult]:
+    """All results in the order of the jobs; what a stopped run has scored is not scored again."""
+    by_key = {job_key(job): job for job in jobs}
+    done = {job_key(result): result for result in folder.scores(jobs)}
+    left = [job for key, job in by_key.items() if key not in done]
+    for result in score_all(model, left, workers=max(1, os.cpu_count() or 1)):
+        folder.keep_score(by_key[job_key(result)], result)
+        done[job_key(result)] = result
+        advance(len(done) / len(jobs))
+    return [done[key] for key in by_key]
 
 
 def _adapters(

@@ -29,7 +29,7 @@ def create_homes(
     Fleet members consent to share and are enrolled by an authority made for them; newcomers share nothing. Returns
     the homes and what the fleet's server needs.
     """
-    homes = [folder / f"{number:04d}" for number in range(len(people))]
+    homes = home_folders(folder, len(people))
     roster = []
     for done, (person, home) in enumerate(zip(people, homes, strict=True)):
         with Device.open(home, create=True, key_method="file") as device:
@@ -49,3 +49,8 @@ def create_homes(
             with Device.open(home) as device:
                 enrol(device, credentials.invitation, credentials.roster)
     return homes, credentials
+
+
+def home_folders(folder: Path, count: int) -> list[Path]:
+    """Where the homes of ``count`` people lie, in their order."""
+    return [folder / f"{number:04d}" for number in range(count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from protocol.accounting import Accountant, snr_bound
 from protocol.frames import Frame
 from server.fleet import FleetResult
 from server.planning import stages_survived
-from simulations.local_grid import LocalGrid
 from simulations.prv import epsilon_prv
 
 if TYPE_CHECKING:
@@ -86,9 +86,12 @@ def privacy_block(result: FleetResult, settings: ExperimentSettings, frame: Fram
     }
 
 
-def wire_block(grid: LocalGrid, result: FleetResult, people: int) -> dict[str, Any]:
-    """Mean bytes per person and round, Flower's envelopes included; artefacts handed out once count as setup."""
-    up, down = grid.bytes_by_stage("up"), grid.bytes_by_stage("down")
+def wire_block(traffic: Mapping[str, Mapping[str, int]], result: FleetResult, people: int) -> dict[str, Any]:
+    """Mean bytes per person and round, Flower's envelopes included; artefacts handed out once count as setup.
+
+    ``traffic``: {"up" or "down": {stage: bytes of all devices}}.
+    """
+    up, down = dict(traffic["up"]), dict(traffic["down"])
     setup_down, setup_up = down.pop("setup", 0), up.pop("setup", 0)
     share = people * max(len(result.outcomes), 1)
     return {

@@ -129,6 +129,8 @@ def split_by_kind(jobs: Sequence[Job]) -> list[Job]:
 
 def score_all(model: ModelFile, jobs: Sequence[Job], *, workers: int) -> Iterator[JobResult]:
     """Score all jobs, in any order, on ``workers`` processes."""
+    if not jobs:
+        return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (model,)) as pool:
         futures = [pool.submit(_run, job) for job in jobs]

@@ -6,7 +6,8 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,12 @@ pytestmark = [
 ]
 FLEET, NEWCOMERS, SHARED_ROUNDS, BASES_ROUNDS, BASES = 8, 1, 1, 2, 2
 ROUNDS = SHARED_ROUNDS + BASES_ROUNDS
+STOPS = (
+    ("people and their memories", 0.5),
+    ("federated rounds", 0.4),
+    ("each person's own mix", 0.5),
+    ("scoring every arm with llama.cpp", 0.5),
+)
 CONTRACT_KEYS = {
     "title", "created", "command", "model", "frame", "people", "fleet", "newcomers", "rounds", "round_log", "arms",
     "controls", "privacy", "wire", "secure_aggregation", "bases", "samples", "seconds", "peak_memory_mb", "seed",
@@ -46,6 +53,7 @@ class Run:
     out: Path
     people: list[Person]
     stages: dict[str, list[float]]
+    settings: Any
 
     def home(self, number: int) -> Path:
         return self.out / "devices" / f"{number:04d}"
@@ -82,15 +90,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
         open_trainer.cache_clear()
         forget_batches()
-        report = run_experiment(
-            settings,
-            people,
-            out,
-            command="penchant test",
-            on_stage=lambda name, fraction: stages.setdefault(name, []).append(fraction),
-        )
+        for where in (*STOPS, None):  # stopped in every stage that lasts, and gone on with by the same call
+            stages.clear()
+            on_stage = stopping(where, lambda name, fraction: stages.setdefault(name, []).append(fraction))
+            if where is not None:
+                with pytest.raises(Stopped):
+                    run_experiment(settings, people, out, command="penchant test", on_stage=on_stage)
+                continue
+            report = run_experiment(settings, people, out, command="penchant test", on_stage=on_stage)
         write_report(report, out)
-        yield Run(json.loads((out / "report.json").read_text("utf-8")), out, people, stages)
+        yield Run(json.loads((out / "report.json").read_text("utf-8")), out, people, stages, settings)
+
+
+class Stopped(Exception):  # noqa: N818 - what a kill looks like from within
+    pass
+
+
+def stopping(where: tuple[str, float] | None, tell: Callable[[str, float], None]) -> Callable[[str, float], None]:
+    def on_stage(name: str, fraction: float) -> None:
+        tell(name, fraction)
+        if where is not None and name == where[0] and fraction >= where[1]:
+            raise Stopped
+
+    return on_stage
 
 
 def test_the_report_is_whole(run: Run) -> None:
@@ -230,11 +252,25 @@ def test_what_the_server_keeps_holds_no_text(run: Run) -> None:
         assert not any(row.text[:24].encode() in kept or row.cue.encode() in kept for row in rows)
 
 
-def test_a_folder_with_an_earlier_run_is_refused(run: Run) -> None:
+def test_a_folder_with_a_finished_run_is_refused(run: Run) -> None:
     from simulations.experiment import ExperimentSettings, run_experiment
 
-    with pytest.raises(PenchantError, match="earlier run"):
+    with pytest.raises(PenchantError, match="finished run"):
         run_experiment(ExperimentSettings(title="again"), run.people, run.out, command="")
+
+
+def test_a_run_that_goes_on_gives_the_same_report_and_spends_nothing_twice(run: Run, tmp_path: Path) -> None:
+    from simulations.experiment import run_experiment
+
+    again = tmp_path / "out"
+    shutil.copytree(run.out, again)
+    (again / "report.json").unlink()
+    with pytest.raises(PenchantError, match="other settings"):
+        run_experiment(replace(run.settings, seed=7), run.people, again, command="penchant test")
+    report = json.loads(json.dumps(run_experiment(run.settings, run.people, again, command="penchant test")))
+    apart = {"created", "seconds", "peak_memory_mb", "versions"}
+    assert {key for key in report if report[key] != run.report[key]} <= apart
+    assert len(report["privacy"]["spend"]) == ROUNDS
 
 
 def test_too_few_people_are_refused_before_anything_is_made(tmp_path: Path) -> None:
