@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click import Context
 from rich.console import Console
+from typer.core import TyperGroup
 
 from client.commands import train
 from client.join_commands import join
@@ -29,18 +31,20 @@ from simulations.stage_display import StageDisplay
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
 
 
-def _run(settings: Any, people: Any, out: Path, as_json: bool) -> None:
+def _run(settings: Any, people: Any, out: Path, console: Console) -> dict[str, Any]:
     from simulations.experiment import run_experiment
-    from simulations.report import show_table, write_report
+    from simulations.report import write_report
 
-    console = Console(stderr=as_json)
     command = shlex.join(["penchant", *sys.argv[1:]])
     with StageDisplay(console) as display:
         report = run_experiment(settings, people, out, command=command, on_stage=display)
     write_report(report, out)
-    if as_json:
-        print_json(report)
-        return
+    return report
+
+
+def _show(report: dict[str, Any], out: Path, console: Console) -> None:
+    from simulations.report import show_table
+
     show_table(report, console, out=out)
     console.print(
         f"\nTalk to one of them:  penchant chat --home {out / 'devices' / '0000'}\n"
@@ -83,26 +87,102 @@ def demo(
     need("torch", "transformers", "flwr", "matplotlib", "scipy")
     from simulations.demo import demo_settings, village_of
 
-    if (out / "devices").is_dir():
-        if not fresh:
-            raise PenchantError(f"{out} holds an earlier demo: add --fresh to replace it, or choose another --out")
+    stopped = (out / "run.json").exists() and not (out / "report.json").exists()
+    if fresh and (out / "devices").is_dir():
         shutil.rmtree(out)
-    _run(demo_settings(rounds), village_of(people), out, as_json)
+    elif (out / "devices").is_dir() and not stopped:
+        raise PenchantError(f"{out} holds an earlier demo: add --fresh to replace it, or choose another --out")
+    console = Console(stderr=as_json)
+    report = _run(demo_settings(rounds), village_of(people), out, console)
+    if as_json:
+        print_json(report)
+    else:
+        _show(report, out, console)
 
 
-@app.command(epilog="Example: penchant simulate simulations/blogs.toml --out runs/blogs")
+class _FileOrCommand(TyperGroup):
+    """`penchant simulate FILE` is `penchant simulate run FILE`."""
+
+    default_command = "run"
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [self.default_command, *args]
+        return super().parse_args(ctx, args)
+
+
+simulate_app = typer.Typer(
+    cls=_FileOrCommand,
+    help="Experiments from TOML files, and finished ones compared.",
+    epilog="Examples: penchant simulate simulations/blogs.toml --out runs/blogs   |   penchant simulate sweep.toml "
+    "--out runs --json   |   penchant simulate compare runs",
+)
+app.add_typer(simulate_app, name="simulate")
+
+
+@simulate_app.command("run", epilog="Example: penchant simulate simulations/blogs.toml --out runs/blogs")
 @one_line_errors
 def simulate(
     file: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
     out: Out,
     as_json: AsJson = False,
 ) -> None:
-    """Run the experiment that a TOML file describes; the same report as the demo's."""
-    need("torch", "transformers", "flwr", "matplotlib", "scipy")
-    from simulations.experiment_file import read_experiment
+    """Run the experiment that a TOML file describes; the same report as the demo's.
 
-    settings, people = read_experiment(file)
-    _run(settings, people, out, as_json)
+    A run that was stopped goes on when the same command is given again. With a table [sweep] in the file, every
+    combination runs in a folder of its own, and those that have finished are not run again.
+    """
+    need("torch", "transformers", "flwr", "matplotlib", "scipy")
+    from simulations.runs_database import append_run
+    from simulations.sweep import read_points
+
+    points, console = read_points(file), Console(stderr=as_json)
+    for number, point in enumerate(points, start=1):
+        folder = out / point.name if point.name else out
+        if point.name and (folder / "report.json").exists():
+            continue
+        if point.name:
+            console.print(f"Run {number} of {len(points)}: {point.name}", highlight=False, markup=False)
+        report = _run(point.settings, point.people, folder, console)
+        append_run(report, folder)
+        if len(points) == 1 and as_json:
+            print_json(report)
+        elif not as_json:
+            _show(report, folder, console)
+    if len(points) > 1:
+        _show_comparison(out, [point.name for point in points], out, as_json)
+
+
+@simulate_app.command("compare", epilog="Example: penchant simulate compare runs blogs blogs-less-noise --out runs")
+@one_line_errors
+def compare_runs(
+    runs: Annotated[Path, typer.Argument(help="The folder that holds the run folders, or its runs.db.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which runs; the first is compared with. All if none.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for comparison.html, .md and .png; that of the runs if not given."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Finished runs beside one another: settings that differ, every arm, paired differences over the same people."""
+    need("matplotlib", "scipy")
+    _show_comparison(runs, names or [], out or (runs if runs.is_dir() else runs.parent), as_json)
+
+
+def _show_comparison(runs: Path, names: list[str], out: Path, as_json: bool) -> None:
+    from simulations.comparison import HEADINGS, compare, rows_of, show_comparison, write_comparison
+    from simulations.runs_database import read_runs
+
+    comparison = compare(read_runs(runs), names)
+    page = write_comparison(comparison, out)
+    if as_json:
+        print_json({"rows": [dict(zip(HEADINGS, row, strict=True)) for row in rows_of(comparison)]})
+        return
+    console = Console()
+    show_comparison(comparison, console)
+    console.print(f"The page: {page}", highlight=False, markup=False)
 
 
 @app.command(epilog="Examples: penchant bench decode   |   penchant bench recall --json recall.json")

@@ -13,11 +13,12 @@ seed = 0
 [training]              # client.training.TrainingPlan
 [plan]                  # server.algorithms.PreferencePlan
 [held_out]              # simulations.arms.HeldOut
+
+A table [sweep] makes several runs of one file (``simulations.sweep``).
 """
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,8 @@ from simulations.experiment import MINIMUM_FLEET, ExperimentSettings, settings_w
 from simulations.people import Person
 
 
-def read_experiment(file: Path) -> tuple[ExperimentSettings, list[Person]]:
-    """Settings and people of an experiment. Raises PenchantError that names what is wrong in the file."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PenchantError(f"cannot read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PenchantError(f"{file} is not TOML: {error}") from None
+def read_content(file: Path, content: dict[str, Any]) -> tuple[ExperimentSettings, list[Person]]:
+    """Settings and people of one experiment from what its ``file`` holds. PenchantError names what is wrong."""
     people = content.pop("people", None)
     if not isinstance(people, dict):
         raise PenchantError(f"{file} needs a table [people] with a source")

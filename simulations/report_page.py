@@ -13,11 +13,12 @@ from datetime import datetime
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from simulations import report_words as words
 from simulations.report_schema import REFERENCE_ARM, RunReport, finite
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE, STYLE = Path(__file__).with_name("report.html"), Path(__file__).with_name("report.css")
 PICTURE_TEXT = {
     "arms": "Chart: how much each arm and each control lowers the loss, with 95 % intervals over people",
     "privacy": "Chart: epsilon spent after each release, and each round's signal-to-noise bound",
@@ -161,6 +162,7 @@ def render_page(report: RunReport, pictures_light: Mapping[str, bytes], pictures
     )
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
+        style=Markup(STYLE.read_text(encoding="utf-8")),
         created=_when(report.created),
         warning=report.privacy.warning,
         headline=words.headline(report),

@@ -63,8 +63,10 @@ def root_command() -> Any:
 
 
 def leaf_commands(command: Any, path: str = "") -> Iterator[str]:
+    default = getattr(command, "default_command", None)  # `penchant simulate FILE` is `penchant simulate run FILE`
     for name, inner in command.commands.items():
-        yield from leaf_commands(inner, f"{path}{name} ") if hasattr(inner, "commands") else [path + name]
+        leaf = path.strip() if name == default else path + name
+        yield from leaf_commands(inner, f"{path}{name} ") if hasattr(inner, "commands") else [leaf]
 
 
 def problem_with(words: list[str]) -> str:
@@ -72,6 +74,8 @@ def problem_with(words: list[str]) -> str:
     command = root_command()
     options = names_of(command)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands and hasattr(command, "default_command"):
+            words = [command.default_command, *words]
         if words[0] not in command.commands:
             return f"there is no command {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]
@@ -217,8 +221,9 @@ def test_the_experiment_page_names_every_setting_with_its_default() -> None:
         assert {key: float(value) for key, value in shown.items()} == fields
     for field in annotated_fields(REPOSITORY / "simulations" / "experiment.py", "ExperimentSettings"):
         assert re.search(rf"`\[?{field}\]?`", text), field
+    flower = (REPOSITORY / "docs" / "flower.md").read_text(encoding="utf-8")
     for field in annotated_fields(REPOSITORY / "server" / "fleet.py", "FleetSettings"):
-        assert f"`{field.replace('_', '-')}`" in text, field
+        assert f"`{field.replace('_', '-')}`" in flower, field
 
 
 def class_body(file: Path, name: str) -> list[ast.AnnAssign]:

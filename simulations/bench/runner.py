@@ -6,8 +6,6 @@ not, so that what else the machine does hits both. Figures are medians over repe
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +16,7 @@ from typing import Any, Final
 
 from protocol.errors import PenchantError
 from simulations.bench.case import Case
+from simulations.machine import describe_machine
 
 OnProgress = Callable[[str, float], None]
 
@@ -63,16 +62,6 @@ def draw_benchmark(document: Mapping[str, Any], path: Path) -> bool:
     return module is not None
 
 
-def describe_machine() -> dict[str, Any]:
-    """What a reader needs to judge a time: processor, cores, system; no host name."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-
-
 def median_milliseconds(action: Callable[[], object], repeats: int) -> float:
     """Median time of `action` in ms, after one unmeasured call."""
     action()
@@ -84,12 +73,3 @@ def timed_milliseconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return (time.perf_counter() - started) * 1e3
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or "unknown"

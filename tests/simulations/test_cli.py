@@ -122,7 +122,11 @@ def invent_runs(
         on_stage("thinking", 0.0)
         on_stage("thinking", 1.0)
         asked.append({"settings": settings, "people": people, "out": out, "command": command})
-        return make()
+        report = make()
+        for arm in [*report["arms"].values(), *report["controls"].values()]:
+            arm["losses"] = [arm["loss"]] * 2
+        return {"title": settings.title, "created": "", "command": "", "peak_memory_mb": 1.0, **report,
+                "settings": {}, "people_sha256": "ab"}  # fmt: skip
 
     monkeypatch.setattr(simulations.experiment, "run_experiment", experiment)
     return asked
@@ -147,6 +151,23 @@ def test_simulate_as_json_prints_the_report_alone(tmp_path: Path, monkeypatch: p
     assert json.loads(result.stdout)["arms"].keys() == smallest_report()["arms"].keys()
     assert "thinking" in result.stderr and asked[0]["settings"].title == "mine"
     assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["model"] == smallest_report()["model"]
+
+
+def test_a_sweep_runs_what_is_left_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = invent_runs(monkeypatch)
+    file, out = tmp_path / "sweep.toml", tmp_path / "runs"
+    file.write_text(f"{VILLAGE}[sweep]\nseed = [1, 2]\n")
+    shown = run("simulate", str(file), "--out", str(out)).stdout
+    assert (
+        "Run 2 of 2: seed=2" in shown
+        and (out / "comparison.html").exists()
+        and (out / "seed=1" / "report.html").exists()
+    )
+    rows = json.loads(run("simulate", str(file), "--out", str(out), "--json").stdout)["rows"]
+    assert [one["settings"].seed for one in asked] == [1, 2]  # finished ones are not run again
+    assert rows == json.loads(run("simulate", "compare", str(out), "--json").stdout)["rows"]
+    assert {row["run"] for row in rows} == {"seed=1", "seed=2"}
+    fails_with("no run 'seed=3'", "simulate", "compare", str(out), "seed=1", "seed=3")
 
 
 def test_fresh_removes_an_earlier_demo_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from server.algorithms import PreferencePlan
 from simulations.arms import HeldOut
 from simulations.datasets import DATA_VARIABLE
 from simulations.experiment import ExperimentSettings
-from simulations.experiment_file import read_experiment
+from simulations.people import Person
+from simulations.sweep import read_points
 
 GOOD = """
 title = "A test village"
@@ -38,6 +39,13 @@ basis_count = 2
 messages = 1
 """
 VILLAGE = '[people]\nsource = "village"\nfleet = 8\n'
+
+
+def read_experiment(file: Path) -> tuple[ExperimentSettings, list[Person]]:
+    """The one run of a file without a sweep."""
+    (point,) = read_points(file)
+    assert point.name == ""
+    return point.settings, point.people
 
 
 def written(folder: Path, content: str) -> Path:
