@@ -1,4 +1,4 @@
-"""A finished run for its reader: `report.json`, pictures and `report.html` in a folder, a table to print.
+"""A finished run for its reader: `report.json`, pictures, `report.html` and `report.md` in a folder, a table to print.
 
 `report.json` is written first: hours of computing are not lost to a missing plotting library. Every file
 appears whole or not at all.
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from protocol.errors import PenchantError
 from simulations import report_words as words
+from simulations.report_markdown import render_markdown
 from simulations.report_schema import PICTURES, REFERENCE_ARM, Arm, RunReport, parse_report, plain
 
 VERDICT_STYLE = {"better": "bold green", "worse": "yellow", "undecided": ""}
@@ -26,7 +27,7 @@ VERDICT_STYLE = {"better": "bold green", "worse": "yellow", "undecided": ""}
 
 def write_report(report: dict[str, Any], out: Path) -> None:
     """Checks `report` (the keys are in `simulations/report_schema.py`) and writes report.json, the PNGs and
-    report.html into the folder `out`, in this order, each atomically. Pictures that the run has no figures
+    report.html and report.md into the folder `out`, in this order, each atomically. Pictures that the run has no figures
     for are left out, and removed where an earlier run left one.
 
     Raises PenchantError for a report with missing or wrong entries, a folder that cannot be written, and
@@ -49,6 +50,7 @@ def write_report(report: dict[str, Any], out: Path) -> None:
         else:
             (out / f"{name}.png").unlink(missing_ok=True)
     _write(out, "report.html", report_page.render_page(checked, light, dark).encode("utf-8"))
+    _write(out, "report.md", render_markdown(checked, list(light)).encode("utf-8"))
 
 
 def _write(out: Path, name: str, data: bytes) -> None:
