@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from enum import StrEnum
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -26,22 +25,33 @@ from edge_runtime.commands.support import (
 from edge_runtime.memory.statements import utc_now
 from edge_runtime.models.background import BackgroundPolicy, memory_capped, without_own
 from edge_runtime.models.resources import MIB, probe
-
-if TYPE_CHECKING:
-    from client.personal_training import TrainingOutcome
+from protocol.errors import PenchantError
 
 _SECONDS_BETWEEN_LOOKS = 10.0  # at the battery and the load
 _ASKED = "You asked for it"
 
 
+class Unit(StrEnum):
+    """What a private training protects as one."""
+
+    TEXT = "text"
+    CONVERSATION = "conversation"
+
+
 @one_line_errors
 def train(
     epsilon: Annotated[
-        float, typer.Option(min=0.1, max=100.0, help="Privacy of one text in the adapter (example-level epsilon).")
-    ] = 8.0,
-    without_privacy: Annotated[
-        bool, typer.Option("--without-privacy", help="Train without noise; the adapter may repeat your words.")
-    ] = False,
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=100.0,
+            help="Train with noise, so that one unit loses at most this much to the adapter; 8 is usual.",
+            show_default="no noise: the adapter stays here, and may repeat your words",
+        ),
+    ] = None,
+    unit: Annotated[
+        Unit, typer.Option(help="What --epsilon protects as one: a text, or all of a conversation or document.")
+    ] = Unit.TEXT,
     background: Annotated[
         bool,
         typer.Option("--background", help="Only on mains power and while the device is idle; pauses when it is not."),
@@ -54,10 +64,12 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train your own adapter on this device; it goes live only if it surely helps on your newest texts, which it
-    never saw.
+    never saw, with what your memory adds to the prompt.
 
     Ctrl-C pauses: the same command goes on where it stopped, to the very same adapter. So it does after a power cut.
     """
+    if unit is Unit.CONVERSATION and epsilon is None:
+        raise PenchantError("--unit says what --epsilon protects: give --epsilon as well, 8 is usual")
     need("torch", "transformers", "opacus", "scipy")
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -66,6 +78,8 @@ def train(
     if background and not (decision := policy.may_run(probe())).allowed:
         _tell_paused(as_json, decision.reason, 0, 0)
         return
+    from client.outcome_words import outcome_json, outcome_lines
+    from client.personal_plan import Privacy
     from client.personal_training import train_device
     from client.training_run import TrainingPaused
     from edge_runtime.adapters.versions import watch
@@ -92,27 +106,30 @@ def train(
         try:
             outcome = train_device(
                 device,
-                epsilon=None if without_privacy else epsilon,
+                privacy=None if epsilon is None else Privacy(epsilon, unit.value),
                 created=utc_now(),
                 on_progress=show,
                 on_notice=lambda line: typer.echo(line, err=True),
                 wants_pause=_pause_reasons(asked, policy if background else None),
                 fresh=fresh,
+                memory_bytes=memory * MIB,
             )
         except TrainingPaused as paused:
             _tell_paused(as_json, paused.reason, paused.step, paused.steps)
             raise typer.Exit(INTERRUPTED if paused.reason == _ASKED else 0) from None
     if as_json:
-        fields = {name: _finite(value) for name, value in asdict(outcome).items()}
-        print_json({"state": "finished", **fields})
-    else:
-        _tell_outcome(outcome)
+        print_json(outcome_json(outcome))
+        return
+    for line in outcome_lines(outcome, unit.value):
+        typer.echo(line)
 
 
 @contextmanager
-def pause_on_signals() -> Iterator[Callable[[], bool]]:
+def pause_on_signals(
+    line: str = "Pausing after this step; once more to stop at once.",
+) -> Iterator[Callable[[], bool]]:
     """Inside the block the first Ctrl-C (SIGINT) or SIGTERM only says that a pause is wanted, which the value of the
-    block tells; the second acts as usual."""
+    block tells, and the owner gets the ``line``; the second acts as usual."""
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main one
         yield lambda: False
         return
@@ -123,7 +140,7 @@ def pause_on_signals() -> Iterator[Callable[[], bool]]:
         nonlocal wanted
         wanted = True
         signal.signal(number, before[number])  # type: ignore[index]
-        typer.echo("Pausing after this step; once more to stop at once.", err=True)
+        typer.echo(line, err=True)
 
     try:
         for number in before:
@@ -162,27 +179,3 @@ def _tell_paused(as_json: bool, reason: str, step: int, steps: int) -> None:
         return
     done = f" {step} of at most {steps} steps are kept;" if steps else ""
     typer.echo(f"Paused: {reason[0].lower()}{reason[1:]}.{done} penchant train goes on where it stopped.")
-
-
-def _tell_outcome(outcome: TrainingOutcome) -> None:
-    stopped = f", stopped after {outcome.steps} steps by {outcome.stop_texts} more" if outcome.stop_texts else ""
-    typer.echo(
-        f"Trained on {outcome.texts} texts{stopped}. Loss on the {outcome.held_out} newest, which were kept out: "
-        f"{outcome.loss_before:.3f} before, {outcome.loss_after:.3f} after (nats per token)."
-    )
-    typer.echo(f"Gain per text: {outcome.gain:.3f}, and with 90 % confidence at least {outcome.gain_low:.3f}.")
-    if math.isfinite(outcome.epsilon):
-        typer.echo(f"One text in the adapter: epsilon {outcome.epsilon:.2f} at delta {outcome.delta:.1g}.")
-        if outcome.epsilon_so_far > outcome.epsilon:
-            typer.echo(f"In all trainings of this device together, were all shown: {outcome.epsilon_so_far:.2f}.")
-    else:
-        typer.echo("Trained without privacy: this adapter may repeat your words; do not share it.")
-    if outcome.installed:
-        typer.echo(f"Live as adapter {outcome.installed.id}. Undo: penchant adapters --off")
-    else:
-        typer.echo("That is not surely a gain (it takes more than 0), so the current adapter stays.")
-
-
-def _finite(value: object) -> object:
-    """JSON has no infinity: null means that nothing is guaranteed, or nothing is known."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,23 +1,31 @@
-"""Example-level private fine-tuning: DP-SGD (Abadi et al. 2016, algorithm 1) on frame coordinates.
+"""Private fine-tuning on frame coordinates: DP-SGD (Abadi et al. 2016, algorithm 1) over examples, or over groups of
+examples that belong together.
 
 What is promised: the returned ``theta`` and everything computed from it is (epsilon, delta)-differentially
 private with
 
-- unit: one example (one text with its prompt), not one person;
-- neighbours: add or remove one example; the number of examples ``n`` (through the expected batch size) is
-  public;
-- sampling: Poisson, every example joins every step independently with probability ``q``.
+- unit: one example (one text with its prompt), or one group of examples, such as all that came of one
+  conversation or document (``client/privacy_units.py``); never one person;
+- neighbours: add or remove one unit with all its examples; the number of units ``n`` (through the expected batch
+  size) is public;
+- sampling: Poisson, every unit joins every step, with all its examples, independently with probability ``q``.
 
-One step, with ``g_i`` (d,) the gradient of the mean loss per target token of example i:
+One step, with ``g_i`` (d,) the gradient of the mean loss per target token of example i and ``G_u`` the sum of those of
+unit u:
 
-    theta <- step( theta,  ( sum_{i in batch} g_i * min(1, C / |g_i|)  +  z C N(0, I_d) ) / (q n) )
+    theta <- step( theta,  ( sum_{u in batch} G_u * min(1, C / |G_u|)  +  z C N(0, I_d) ) / (q n) )
 
-Divided by the *expected* batch size: the realised one is data. A batch without examples takes its noisy step
+Divided by the *expected* batch size: the realised one is data. A batch without units takes its noisy step
 too, as skipping it would tell that it was empty.
 
-Per-example gradients need no hooks: every example gets its own copy of the d coordinates (``FramedLinear`` in
-``client/torch_model.py``). Each example is prepared alone and keeps to its own words in the output layer:
-with a word list of all texts, one text would change the losses, and so the clipped gradients, of the others.
+A group is clipped as one, so the promise for it is the one that is stated. Promised by examples alone, a group of k
+would be left with k epsilon and a delta that grows like exp(k epsilon) (group privacy, Dwork and Roth 2014, theorem
+2.2). It holds only if nothing of one unit goes into another's examples: no notes from other conversations in a prompt,
+no token weights that were computed from them.
+
+Per-example gradients need no hooks: every example gets its own copy of the d coordinates, at the price of a plain step
+(``client/framed_linear.py``). Each example keeps to its own words and the public ones in the output layer: with a word
+list of all texts, one text would change the losses, and so the clipped gradients, of the others.
 
 Not covered: the Gaussian noise is floating point (Mironov 2012), and the generator is not a cryptographic one
 (it is seeded from the operating system). Memory: one copy of R per example of ``MICRO_BATCH``.
@@ -30,15 +38,16 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from client.torch_model import IGNORED, Batch, TorchModel
+from client.output_words import draw_of
+from client.privacy_units import Units, unit_gradients, units_of
+from client.torch_model import Batch, Text, TorchModel
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
 
@@ -48,8 +57,8 @@ MICRO_BATCH = 16  # examples differentiated at once; no effect on the result
 @dataclass(frozen=True)
 class PrivateSettings:
     """``epsilon`` and ``delta``: the promise for all steps together. ``epochs`` / ``sampling_rate`` steps are
-    taken, ``sampling_rate`` q in (0, 1]. ``clip_norm`` C bounds one example's gradient (L2, nats per token
-    and coordinate).
+    taken, ``sampling_rate`` q in (0, 1]. ``clip_norm`` C bounds one unit's gradient (L2, nats per token and
+    coordinate).
     """
 
     epsilon: float
@@ -98,15 +107,16 @@ class PrivateExamples:
 def train_privately(
     model: TorchModel,
     frame: Frame,
-    texts: Sequence[tuple[Sequence[int], int]],
+    texts: Sequence[Text],
     start: Vector,
     settings: PrivateSettings,
     *,
+    units: Units | None = None,
     max_tokens: int = 160,
     generator: np.random.Generator | None = None,
 ) -> PrivateResult:
     """Train one adapter privately on ``texts`` (tokens, prompt_length) from ``start`` (d,), which must be
-    public.
+    public. ``units`` None: every text is a unit.
 
     ``generator`` draws samples and noise; only tests pass one, as the promise needs fresh secret randomness.
     Raises PenchantError if there are no texts or the budget cannot be met.
@@ -122,10 +132,13 @@ def train_privately(
     theta = torch.from_numpy(np.array(start, dtype=np.float64)).requires_grad_(True)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.SGD
     optimiser = kind([theta], lr=settings.learning_rate)
+    units = units or units_of(range(len(texts)))
     for _ in range(steps):
-        sampled = poisson_sample(len(texts), rate, random)
-        gradients = example_gradients(model, frame, examples, sampled, theta.detach().numpy())
-        noisy = noisy_mean(gradients, settings.clip_norm, noise_multiplier, rate * len(texts), random)
+        point = theta.detach().numpy()
+        sampled = poisson_sample(units.count, rate, random)
+        gradients_of = partial(example_gradients, model, frame, examples, theta=point)
+        gradients = unit_gradients(gradients_of, units, sampled, frame.dimension, MICRO_BATCH)
+        noisy = noisy_mean(gradients, settings.clip_norm, noise_multiplier, rate * units.count, random)
         theta.grad = torch.from_numpy(noisy)
         optimiser.step()
     trained: Vector = theta.detach().numpy().copy()
@@ -133,15 +146,15 @@ def train_privately(
 
 
 def poisson_sample(count: int, rate: float, random: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of the examples that join a step: one independent draw with probability ``rate`` for each."""
+    """Indices of the units that join a step: one independent draw with probability ``rate`` for each."""
     return np.flatnonzero(random.random(count) < rate)
 
 
 def clipped_sum(gradients: NDArray[np.float64], clip_norm: float) -> NDArray[np.float64]:
-    """Sum (d,) of the rows of ``gradients`` (b, d), each scaled down to L2 norm ``clip_norm`` if it is
+    """Sum (d,) of the rows of ``gradients`` (b, d), one per unit, each scaled down to L2 norm ``clip_norm`` if it is
     longer.
 
-    A row that is not finite counts as zero, so one example never changes the sum by more than ``clip_norm``.
+    A row that is not finite counts as zero, so one unit never changes the sum by more than ``clip_norm``.
     """
     rows = np.where(np.isfinite(gradients).all(axis=1, keepdims=True), gradients, 0.0)
     with np.errstate(over="ignore"):
@@ -165,17 +178,12 @@ def noisy_mean(
     return mean
 
 
-def prepare_examples(
-    model: TorchModel, texts: Sequence[tuple[Sequence[int], int]], *, max_tokens: int = 160
-) -> PrivateExamples:
-    """Prepare each text alone, then lay them side by side, each with its own words (``Batch.member``)."""
-    position = np.full(len(texts), -1, dtype=np.int64)
-    alone: list[Batch] = []
-    for index, (tokens, prompt_length) in enumerate(texts):
-        if min(len(tokens), max_tokens) > max(prompt_length, 1):
-            position[index] = len(alone)
-            alone.append(model.prepare([(tokens, prompt_length)], max_tokens=max_tokens))
-    return PrivateExamples(_side_by_side(alone) if alone else None, position)
+def prepare_examples(model: TorchModel, texts: Sequence[Text], *, max_tokens: int = 160) -> PrivateExamples:
+    """The texts prepared for gradients that depend on no other text (``Batch.apart``)."""
+    usable = [min(len(text[0]), max_tokens) > max(text[1], 1) for text in texts]
+    position = np.where(usable, np.cumsum(usable) - 1, -1)
+    kept = [text for text, has_targets in zip(texts, usable, strict=True) if has_targets]
+    return PrivateExamples(model.prepare(kept, max_tokens=max_tokens, apart=True) if kept else None, position)
 
 
 def example_gradients(
@@ -190,14 +198,16 @@ def example_gradients(
         return gradients
     model.set_frame(frame)
     point = torch.from_numpy(np.asarray(theta, dtype=np.float32))
-    for chunk in np.array_split(usable, math.ceil(len(usable) / MICRO_BATCH)):
-        copies = point.expand(len(chunk), -1).clone().requires_grad_(True)  # one theta per example
+    done = 0
+    for piece in model.pieces(examples.batch, torch.from_numpy(rows[usable]), MICRO_BATCH):
+        copies = point.expand(len(piece), -1).clone().requires_grad_(True)  # one theta per example
         model.set_coordinates(frame, copies)
-        summed, tokens = model.losses(examples.batch.rows(torch.from_numpy(rows[chunk])))
+        summed, tokens = model.losses(examples.batch.rows(piece), draw=draw_of(theta))
         (summed / tokens).sum().backward()  # type: ignore[no-untyped-call]
         if copies.grad is None:
             raise PenchantError("the loss does not depend on the adapter; the frame does not fit this model")
-        gradients[chunk] = copies.grad.double().numpy()
+        gradients[usable[done : done + len(piece)]] = copies.grad.double().numpy()
+        done += len(piece)
     model.set_frame(None)
     return gradients
 
@@ -246,32 +256,4 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, ste
             continue
     raise PenchantError(
         f"no noise reaches epsilon {epsilon:g} in {steps} steps; choose a larger epsilon or fewer epochs"
-    )
-
-
-def _side_by_side(alone: Sequence[Batch]) -> Batch:
-    """One batch of examples that were prepared alone: padded on the right, targets in terms of all words."""
-    words, where = torch.unique(torch.cat([one.words for one in alone]), return_inverse=True)
-    own_words = torch.split(where, [len(one.words) for one in alone])
-    width = max(one.hidden.shape[1] for one in alone)
-    member = torch.zeros(len(alone), len(words), dtype=torch.bool)
-    targets = torch.full((len(alone), width), IGNORED, dtype=torch.int64)
-    for row, (one, own) in enumerate(zip(alone, own_words, strict=True)):
-        member[row, own] = True
-        used = torch.nonzero(one.targets[0] != IGNORED)[:, 0]
-        targets[row, used] = own[one.targets[0, used]]
-
-    def padded(parts: Sequence[Tensor]) -> Tensor:
-        whole = torch.zeros(len(parts), width, *parts[0].shape[2:], dtype=parts[0].dtype)
-        for row, part in enumerate(parts):
-            whole[row, : part.shape[1]] = part[0]
-        return whole
-
-    return Batch(
-        padded([one.hidden for one in alone]),
-        targets,
-        words,
-        padded([one.rest for one in alone]),
-        padded([one.rest_slope for one in alone]),
-        member,
     )

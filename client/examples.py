@@ -1,8 +1,9 @@
-"""What a device trains on: its owner's own words, in the short form of the prompts that serve.
+"""What a device trains on: its owner's own words, in the forms of the prompts that serve.
 
 Two kinds of example, both "request -> reply": a remembered message with the request it answered (``cue``), and a
-preferred answer. What a model said is never among them (the memory refuses it). Without notes in the prompt: the
-adapter learns the voice, the notes carry the facts.
+preferred answer. What a model said is never among them (the memory refuses it), nor what other people wrote in chats
+and mails that the owner brought in. Files that the owner brought in may be anybody's writing: they are no replies
+(``client/objectives/unlabelled.py`` reads them).
 """
 
 from __future__ import annotations
@@ -10,19 +11,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from client.torch_model import Text
 from edge_runtime.answering.answering import build_messages
 from edge_runtime.answering.drafting import DEFAULT_CUE, plain_draft
 from edge_runtime.device import Device
 from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.engine import Engine
+from edge_runtime.feedback.preferences import Preference
+from edge_runtime.memory.statements import MemoryItem
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of prompt and reply; the first ``prompt_length`` are not trained on."""
+    """Token ids of prompt and reply; the first ``prompt_length`` are not trained on. ``weights`` multiply the losses of
+    the tokens after the prompt, one each; empty: all 1."""
 
     tokens: tuple[int, ...]
     prompt_length: int
+    weights: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> Text:
+        """The form that ``TorchModel.prepare`` takes."""
+        if self.weights:
+            return self.tokens, self.prompt_length, self.weights
+        return self.tokens, self.prompt_length
+
+    def has_targets(self, max_tokens: int) -> bool:
+        """Whether there is anything to train on once the text is cut to ``max_tokens``."""
+        return min(len(self.tokens), max_tokens) > self.prompt_length
 
 
 def make_example(engine: Engine, prompt: Sequence[ChatMessage], reply: str) -> Example:
@@ -39,20 +56,38 @@ def device_examples(engine: Engine, device: Device, *, messages: int, choices: i
 
 def message_examples(engine: Engine, device: Device, newest: int) -> list[Example]:
     """The ``newest`` remembered messages, in the order of their dates (within a day, of being remembered)."""
-    written = sorted(device.memory.items(), key=lambda item: (item.said_at, item.id))
-    return [
-        make_example(engine, plain_draft(item.cue or DEFAULT_CUE), item.text)
-        for item in written[max(0, len(written) - newest) :]
-    ]
+    written = own_messages(device)
+    return [message_example(engine, item) for item in written[max(0, len(written) - newest) :]]
 
 
 def choice_examples(engine: Engine, device: Device, newest: int) -> list[Example]:
     """The ``newest`` preferred answers, in the order of their dates (within a day, of being stored)."""
-    preferred = sorted(device.feedback.preferences(), key=lambda choice: (choice.said_at, choice.id))
-    return [
-        make_example(engine, build_messages(choice.prompt, []), choice.chosen)
-        for choice in preferred[max(0, len(preferred) - newest) :]
-    ]
+    preferred = own_choices(device)
+    return [choice_example(engine, choice) for choice in preferred[max(0, len(preferred) - newest) :]]
+
+
+def own_messages(device: Device) -> list[MemoryItem]:
+    """What the owner told the device or wrote in chats and mails, in the order of their dates."""
+    items = [item for item in device.memory.items() if not item.speaker]
+    return sorted(
+        (item for item in items if item.kind == "statement" or item.source != "file"),
+        key=lambda item: (item.said_at, item.id),
+    )
+
+
+def own_choices(device: Device) -> list[Preference]:
+    """The owner's choices, edits among them, in the order of their dates."""
+    return sorted(device.feedback.preferences(), key=lambda choice: (choice.said_at, choice.id))
+
+
+def message_example(engine: Engine, item: MemoryItem) -> Example:
+    """A remembered message after the request it answered, without notes."""
+    return make_example(engine, plain_draft(item.cue or DEFAULT_CUE), item.text)
+
+
+def choice_example(engine: Engine, choice: Preference) -> Example:
+    """A preferred answer after its question, without notes."""
+    return make_example(engine, build_messages(choice.prompt, []), choice.chosen)
 
 
 def public_examples(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Example]:
@@ -67,6 +102,6 @@ def public_examples(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Ex
     ]
 
 
-def prepare_input(examples: Sequence[Example]) -> list[tuple[Sequence[int], int]]:
+def prepare_input(examples: Sequence[Example]) -> list[Text]:
     """The form that ``TorchModel.prepare`` takes."""
-    return [(example.tokens, example.prompt_length) for example in examples]
+    return [example.text for example in examples]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from client.output_words import draw_of
 from client.torch_model import Batch, TorchModel, as_theta
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
@@ -51,7 +52,7 @@ def train_coordinates(
         shuffled = torch.randperm(len(batch.targets), generator=order)
         for index in torch.split(shuffled, settings.batch_size):
             model.set_coordinates(frame, theta)
-            losses, tokens = model.losses(batch.rows(index))
+            losses, tokens = model.losses(batch.rows(index), draw=draw_of(theta.detach().numpy()))
             optimiser.zero_grad()
             (losses.sum() / tokens.sum()).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -69,9 +70,12 @@ def train_coordinates(
 
 @torch.no_grad()
 def evaluate_coordinates(model: TorchModel, frame: Frame, batch: Batch, theta: Vector) -> float:
-    """Loss (nats per token) of an adapter on a batch."""
+    """Loss (nats per token, over the whole vocabulary) of an adapter on a batch."""
     model.set_frame(frame)
     model.set_coordinates(frame, as_theta(theta))
-    losses, tokens = model.losses(batch)
+    total, count = 0.0, 0
+    for index in model.pieces(batch, torch.arange(len(batch.targets)), len(batch.targets)):
+        losses, tokens = model.losses(batch.rows(index))
+        total, count = total + float(losses.sum()), count + int(tokens.sum())
     model.set_frame(None)
-    return float(losses.sum() / tokens.sum())
+    return total / count

@@ -1,116 +1,123 @@
 """`penchant train`: the device's own adapter, trained on its owner's texts and put in place only if it helps.
 
-The training is a run that may be paused, killed and resumed (``client.training_run``): the same call goes on where the
-last one stopped, and starts over, saying why, if texts, settings or model have changed since.
+    open the model -> frame from public text -> plan (``personal_plan``) -> run (``training_run``)
+    -> gate (``personal_gate``) -> install (``personal_install``)
 
-Example-level differential privacy (``client.dp_sgd``) protects single messages in the adapter; nothing leaves the
-device here. The newest quarter of the messages and of the choices is never trained on: the new adapter goes live
-only if it surely predicts those better than what is live now, measured by llama.cpp on the quantised file. Surely:
-the mean gain over these texts, each against itself, has a one-sided 90 % interval (Student t) above zero. The noise of
-8-bit activations, and one lucky text, do not pass that.
+The training is a run that may be paused, killed and resumed: the same call goes on where the last one stopped, and
+starts over, saying why, if texts, settings or model have changed since. The newest quarter of the messages and of the
+choices (40 of each at most) is never trained on: the new adapter goes live only if it surely predicts those better than
+what is live now, with what memory recalls for them in the prompt, measured by llama.cpp on the quantised file. Below
+``MINIMUM_TEXTS`` texts nothing is trained: retrieval alone serves such a device better.
+
+Nothing leaves the device here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
-from itertools import chain
+from typing import Final
 
-import cbor2
 import numpy as np
+import torch
 
-from client.dp_sgd import MICRO_BATCH, PrivateSettings, epsilon_spent, noise_multiplier_for
-from client.examples import Example, choice_examples, message_examples, prepare_input, public_examples
+from client.device_profile import KINDS, MINIMUM_TEXTS, RANK
+from client.examples import prepare_input, public_examples
 from client.frame_builder import build_frame, public_text
-from client.training import Trainer, open_trainer
+from client.lifelong import LifelongRecord, record_of
+from client.personal_gate import SCORING_CONTEXT, GateDecision, held_out_texts, judge
+from client.personal_install import adapter_file, conclude
+from client.personal_plan import (
+    FEWEST_NEW,
+    Privacy,
+    digest,
+    layers_of,
+    own_texts,
+    plan_run,
+    profile_of,
+    record_for,
+    split_texts,
+)
+from client.tiers import Footing, combined, fleet_tier, footing
+from client.training import Trainer, open_trainer, serving_model
 from client.training_ledger import TrainingLedger
 from client.training_run import (
-    RunPlan,
+    CHECKPOINT,
     TrainingPaused,
-    check_kept,
     drop_state,
     is_out_of_memory,
     open_run,
     result_of,
     run_training,
 )
-from client.training_work import PrivateWork, TextSettings, TextWork
-from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.adapters.log import AdapterLog, AdapterVersion
-from edge_runtime.adapters.versions import record_losses
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
-from edge_runtime.models.catalogue import cache_folder, read_model_shape, write_atomically
+from edge_runtime.models.catalogue import cache_folder, write_atomically
+from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
-from protocol.frames import Frame, Vector
+from protocol.frames import Frame
 
-TOP_LAYERS, FRAME_RANK = 4, 4
-FRAME_KINDS = ("attn_output", "ffn_down")
-MINIMUM_TEXTS = 12
-MAXIMUM_TEXTS = 400
-SCORING_CONTEXT = 1024
-MAX_TOKENS = 160
-CONFIDENCE = 0.9
-EARLY_STOP_TEXTS, STOP_PARTS = 24, 6  # fewer texts tell too little to choose a step by a sixth of them
-FIXED_EPOCHS, MOST_EPOCHS = 3, 8  # passes without and with early stopping
+TOP_LAYERS = 4  # BRIDGE: history_recipe
+_FROM_NOTHING: Final = f"{LEARNT_PREFIX}training/from_nothing"
+_JUDGING: Final = "judging on held-out texts"
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a training run did. Losses are nats per token, means over the held-out texts; ``gain`` is what the second
-    is lower by, ``gain_low`` the lower end of its one-sided 90 % interval. ``installed`` is None if the gate refused.
+    """What a training run did: ``numbers`` trained with the ``objectives`` on ``texts``, of which ``new_texts`` had not
+    been trained on, in the ``increment``-th training of this adapter; ``stop_texts`` decided when to stop (0: all steps
+    were taken). What one of the ``units`` loses is ``epsilon`` at ``delta`` (infinite: no privacy) to this run and
+    ``epsilon_so_far`` to all trainings of this device together, had all their results been shown.
 
-    ``texts`` gave gradients, ``stop_texts`` decided when to stop (0: all steps were taken). ``epsilon`` is of this run,
-    ``epsilon_so_far`` of all trainings of this device together, had all their results been shown.
+    ``served`` is the gate's decision on the held-out texts with retrieval, ``plain`` the same without, which decides
+    nothing. ``installed`` is None if the gate refused.
     """
 
+    objectives: tuple[str, ...]
+    numbers: int
+    increment: int
     texts: int
-    held_out: int
+    new_texts: int
+    units: int
+    stop_texts: int
     epsilon: float
     delta: float
-    loss_before: float
-    loss_after: float
-    gain: float
-    gain_low: float
-    installed: AdapterVersion | None
-    stop_texts: int
+    epsilon_so_far: float
     steps: int
     seconds: float
-    epsilon_so_far: float
+    served: GateDecision
+    plain: GateDecision
+    installed: AdapterVersion | None
 
 
-def split_newest(examples: Sequence[Example], parts: int = 4) -> tuple[list[Example], list[Example]]:
-    """(older ones, newest ``parts``-th, rounded up) of examples in the order of their dates.
+@dataclass(frozen=True)
+class NothingNew:
+    """There are ``texts`` new texts since the last training, fewer than the ``needed``: nothing was trained."""
 
-    A single example is trained on: a kind of text of which there is nothing else says nothing about itself.
-    """
-    held_out = -(-len(examples) // parts) if len(examples) > 1 else 0
-    cut = len(examples) - held_out
-    return list(examples[:cut]), list(examples[cut:])
+    texts: int
+    needed: int = FEWEST_NEW
 
 
-def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """(mean of before - after, lower end of its one-sided interval at ``CONFIDENCE``), paired over texts.
+@dataclass(frozen=True)
+class RetrievalOnly:
+    """There are ``texts`` texts, fewer than the ``needed``: nothing was trained."""
 
-    Student's t; fewer than two texts bound nothing: the lower end is minus infinity.
-    """
-    from scipy import stats
-
-    gains = np.asarray(before, dtype=np.float64) - np.asarray(after, dtype=np.float64)
-    mean = float(gains.mean())
-    if len(gains) < 2:
-        return mean, float("-inf")
-    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    return mean, mean - float(stats.t.ppf(CONFIDENCE, len(gains) - 1)) * error
+    texts: int
+    needed: int = MINIMUM_TEXTS
 
 
-def own_frame(trainer: Trainer, on_progress: Callable[[float], None]) -> Frame:
-    """The frame of this model from public text, built once and kept beside the models."""
-    name = f"frame-{trainer.model.sha256[:12]}-{TOP_LAYERS}x{len(FRAME_KINDS)}r{FRAME_RANK}.cbor"
-    path = cache_folder() / name
+def own_frame(
+    trainer: Trainer,
+    on_progress: Callable[[float], None],
+    *,
+    kinds: Sequence[str] = KINDS,
+    rank: int = RANK,
+) -> Frame:
+    """The frame of this model's adapted layers from public text, built once and kept beside the models."""
+    made_of = [trainer.model.sha256, trainer.torch_model.module_names(kinds), rank, public_text()]
+    path = cache_folder() / f"frame-{digest(made_of)[:24]}.cbor"
     if path.is_file():
         try:
             frame = Frame.from_bytes(path.read_bytes())
@@ -120,12 +127,7 @@ def own_frame(trainer: Trainer, on_progress: Callable[[float], None]) -> Frame:
             path.unlink(missing_ok=True)  # damaged: made again below
     examples = prepare_input(public_examples(trainer.engine, public_text()))
     made = build_frame(
-        trainer.torch_model,
-        trainer.model.sha256,
-        examples,
-        kinds=FRAME_KINDS,
-        rank=FRAME_RANK,
-        on_progress=on_progress,
+        trainer.torch_model, trainer.model.sha256, examples, kinds=kinds, rank=rank, on_progress=on_progress
     )
     write_atomically(path, made.to_bytes())
     return Frame.from_bytes(made.to_bytes())
@@ -134,18 +136,21 @@ def own_frame(trainer: Trainer, on_progress: Callable[[float], None]) -> Frame:
 def train_device(
     device: Device,
     *,
-    epsilon: float | None,
+    privacy: Privacy | None,
     created: str,
     on_progress: Callable[[str, float], None],
     on_notice: Callable[[str], None] = lambda line: None,
     wants_pause: Callable[[], str | None] = lambda: None,
     fresh: bool = False,
-) -> TrainingOutcome:
-    """Train, judge, and install if better. ``epsilon`` None trains without privacy (said in the adapter's note).
+    memory_bytes: int | None = None,
+) -> TrainingOutcome | RetrievalOnly | NothingNew:
+    """Train, judge, and install if better. ``privacy`` None trains without noise (said in the adapter's note).
 
-    A run that was interrupted goes on, unless ``fresh``; ``on_notice`` gets a line about it. ``wants_pause`` is asked
-    often, and a reason other than None ends the call with TrainingPaused. Raises PenchantError if there are too few
-    texts, if memory does not suffice, or if something is forgotten meanwhile.
+    A run that was interrupted goes on, and so does the live adapter, with what is new; ``fresh`` starts both from
+    nothing. ``on_notice`` gets a line about it. ``wants_pause`` is asked often, and a reason other than None ends the
+    call with TrainingPaused. What is trained follows from the device, with ``memory_bytes`` at most, and from how many
+    texts there are (``device_profile``). Raises PenchantError if memory does not suffice, or if something is forgotten
+    meanwhile.
     """
 
     def progress(stage: str, fraction: float) -> None:
@@ -153,136 +158,115 @@ def train_device(
         if reason := wants_pause():
             raise TrainingPaused(reason)
 
-    with _memory_errors():
+    texts, private = own_texts(device), privacy is not None
+    if len(texts) < MINIMUM_TEXTS:
+        return RetrievalOnly(len(texts))
+    model = serving_model()
+    profile = profile_of(model, len(texts), private=private, memory_bytes=memory_bytes)
+    fleet = fleet_tier(device.vault, model.sha256)
+    with _memory_errors(), _threads(profile.threads):
         progress("opening the model", 0.0)
-        trainer = open_trainer(TOP_LAYERS)
+        trainer = open_trainer(max(profile.layers, layers_of(fleet[0], model) if fleet else 0))
         progress("opening the model", 1.0)
-        training, stop_texts, held_out = _split_texts(trainer, device, private=epsilon is not None)
-        frame = own_frame(trainer, lambda fraction: progress("frame from public text", fraction))
+        frame = own_frame(
+            trainer,
+            lambda fraction: progress("frame from public text", fraction),
+            kinds=profile.kinds,
+            rank=profile.rank,
+        )
+        stand = footing(*fleet, frame) if fleet else Footing(np.zeros(frame.dimension), {}, 1.0)
         progress("reading the texts", 0.0)
-        delta = 1.0 / (10 * len(training))
-        plan, spent = _plan(trainer, frame, training, stop_texts, epsilon, delta)
-        state = open_run(device.vault, plan, np.zeros(frame.dimension), fresh=fresh, on_notice=on_notice)
-        on_progress("training", state.step / plan.work.steps)
+        live = AdapterLog(device.vault).live()
+        if live and live[0].base_sha256 != trainer.model.sha256:  # it serves with another model
+            live = None
+        anew = fresh or _begun_from_nothing(device.vault)
+        record = None if anew or not live else record_of(device.vault, live[0].sha256, frame, private=private)
+        parts = split_texts(texts, private=private, record=record)
+        if record is not None and parts.new < FEWEST_NEW:
+            return NothingNew(parts.new)
+        plan = plan_run(trainer, device, frame, parts, privacy, stand, record, rows=profile.rows)
+        work = plan.run.work
+        _note_beginning(device.vault, from_nothing=anew)
+        state = open_run(device.vault, plan.run, plan.start, fresh=fresh, on_notice=on_notice)
+        on_notice(profile.line())
+        on_progress("training", state.step / work.steps)
         state = run_training(
             state,
-            plan.work,
+            work,
             device.vault,
             on_progress=lambda fraction: on_progress("training", fraction),
             wants_pause=wants_pause,
         )
         theta = result_of(state)
-        if not theta.any():
+        if np.array_equal(theta, plan.start):
             drop_state(device.vault)
             raise PenchantError("training moved no number; the frame does not fit this model")
-        log = AdapterLog(device.vault)
-        live = log.live()
-        data = _adapter_bytes(trainer, frame, theta, spent, live[0].sha256 if live else "", created)
-        progress("judging on held-out texts", 0.0)
+        after = record_for(plan, parts, privacy, record, frame, theta)
+        factors, alpha = combined(frame, theta, stand.beside)
+        data = adapter_file(
+            trainer.model,
+            factors,
+            alpha=alpha,
+            frame_sha256=frame.digest,
+            parent_sha256=live[0].sha256 if live else "",
+            epsilon=after.epsilon,
+            created=created,
+        )
+        progress(_JUDGING, 0.0)
         with Engine.open(trainer.model, context_tokens=SCORING_CONTEXT) as engine:
-            before = text_losses(engine, held_out, live[1] if live else None)
-            progress("judging on held-out texts", 0.5)
-            after = text_losses(engine, held_out, data)
-        on_progress("judging on held-out texts", 1.0)
-    gain, gain_low = paired_gain(before, after)
-    names = [_digest([list(example.tokens), example.prompt_length]) for example in held_out]
-    installed = None
-    with device.vault.transaction():
-        check_kept(device.vault)
-        record_losses(device.vault, live[0].id if live else None, dict(zip(names, before, strict=True)))
-        if gain_low > 0:
-            note = f"own texts, epsilon {spent:.2f} per text" if np.isfinite(spent) else "own texts, without privacy"
-            installed = log.install(data, note=note)
-            record_losses(device.vault, installed.id, dict(zip(names, after, strict=True)))
-        drop_state(device.vault)
+            held_out = held_out_texts(engine, device, parts.held_out.messages, parts.held_out.choices)
+            verdict = judge(
+                engine, held_out, live[1] if live else None, data, lambda fraction: progress(_JUDGING, fraction)
+            )
+    note = _note(after, privacy)
+    installed = conclude(device.vault, live[0].id if live else None, data, verdict, after, note=note)
     return TrainingOutcome(
-        texts=len(training),
-        held_out=len(held_out),
-        epsilon=spent,
-        delta=delta,
-        loss_before=float(np.mean(before)),
-        loss_after=float(np.mean(after)),
-        gain=gain,
-        gain_low=gain_low,
-        installed=installed,
-        stop_texts=len(stop_texts),
+        objectives=plan.objectives,
+        numbers=frame.dimension,
+        increment=parts.number,
+        texts=len(parts.training),
+        new_texts=parts.new,
+        units=plan.units,
+        stop_texts=len(parts.stop),
+        epsilon=plan.epsilon,
+        delta=plan.delta,
+        epsilon_so_far=TrainingLedger(device.vault).epsilon(plan.delta),
         steps=state.step,
         seconds=state.seconds,
-        epsilon_so_far=TrainingLedger(device.vault).epsilon(delta),
+        served=verdict.served,
+        plain=verdict.plain,
+        installed=installed,
     )
 
 
-def _split_texts(
-    trainer: Trainer, device: Device, *, private: bool
-) -> tuple[list[Example], list[Example], list[Example]]:
-    """(to train on, to stop by, held out for the gate), each from older to newer; PenchantError if too few."""
-    kinds = [
-        message_examples(trainer.engine, device, MAXIMUM_TEXTS),
-        choice_examples(trainer.engine, device, MAXIMUM_TEXTS),
-    ]
-    if (texts := sum(map(len, kinds))) < MINIMUM_TEXTS:
-        raise PenchantError(
-            f"there are {texts} texts to learn from, at least {MINIMUM_TEXTS} are needed: remember more first"
-        )
-    older, held_out = _split_each(kinds, 4)
-    training, stop_texts = older, [list[Example]()]
-    if not private and sum(map(len, older)) >= EARLY_STOP_TEXTS:
-        training, stop_texts = _split_each(older, STOP_PARTS)
-    return list(chain(*training)), list(chain(*stop_texts)), list(chain(*held_out))
+def _begun_from_nothing(vault: Vault) -> bool:
+    """Whether the run that was interrupted was asked to start from nothing: then it goes on so."""
+    return vault.get_blob(CHECKPOINT) is not None and vault.get_blob(_FROM_NOTHING) is not None
 
 
-def _split_each(kinds: Sequence[list[Example]], parts: int) -> tuple[list[list[Example]], list[list[Example]]]:
-    """`split_newest` of each kind: (the older ones, the newest)."""
-    pairs = [split_newest(kind, parts) for kind in kinds]
-    return [older for older, _ in pairs], [newest for _, newest in pairs]
+def _note_beginning(vault: Vault, *, from_nothing: bool) -> None:
+    if from_nothing:
+        vault.put_blob(_FROM_NOTHING, b"1")
+    else:
+        vault.delete_blob(_FROM_NOTHING)
 
 
-def _plan(
-    trainer: Trainer,
-    frame: Frame,
-    training: list[Example],
-    stop_texts: list[Example],
-    epsilon: float | None,
-    delta: float,
-) -> tuple[RunPlan, float]:
-    """The run that these texts and this privacy make, and the epsilon that one text loses to it."""
-    model, texts, kept_out = trainer.torch_model, prepare_input(training), prepare_input(stop_texts)
-    texts_sha256 = _digest([[[list(tokens), prompt] for tokens, prompt in part] for part in (texts, kept_out)])
-
-    def plan_sha256(settings: object) -> str:
-        return _digest([repr(settings), MAX_TOKENS, trainer.model.sha256, frame.digest, str(model.dtype)])
-
-    if epsilon is None:
-        settings = TextSettings(MOST_EPOCHS if stop_texts else FIXED_EPOCHS)
-        work = TextWork(model, frame, texts, kept_out, settings, max_tokens=MAX_TOKENS)
-        return RunPlan(work, texts_sha256, plan_sha256(settings), settings.batch_size), math.inf
-    private = PrivateSettings(
-        epsilon=epsilon, delta=delta, epochs=6.0, sampling_rate=0.5, clip_norm=0.5, learning_rate=0.05
-    )
-    rate, steps = private.sampling_rate, private.steps
-    noise = noise_multiplier_for(epsilon, delta, rate, steps)
-    noisy = PrivateWork(model, frame, texts, private, noise, max_tokens=MAX_TOKENS)
-    plan = RunPlan(noisy, texts_sha256, plan_sha256(private), MICRO_BATCH, noise, rate)
-    return plan, epsilon_spent(noise, rate, steps, delta)
+def _note(record: LifelongRecord, privacy: Privacy | None) -> str:
+    increment = f"increment {record.increments}, " if record.increments > 1 else ""
+    if privacy is None:
+        return f"own texts, {increment}without privacy"
+    return f"own texts, {increment}epsilon {record.epsilon:.2f} per {privacy.unit}"
 
 
-def _adapter_bytes(trainer: Trainer, frame: Frame, theta: Vector, epsilon: float, parent: str, created: str) -> bytes:
-    """The adapter's file."""
-    shape = read_model_shape(trainer.model.path)
-    return write_adapter(
-        frame.lora_factors(theta),
-        alpha=float(frame.rank),
-        metadata=AdapterMetadata(
-            base_sha256=trainer.model.sha256,
-            frame_sha256=frame.digest,
-            parent_sha256=parent,
-            epsilon=epsilon if np.isfinite(epsilon) else None,
-            created=created,
-        ),
-        architecture=shape.architecture,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-    )
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """torch with this many threads, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -296,21 +280,3 @@ def _memory_errors() -> Iterator[None]:
         raise PenchantError(
             "training needs more memory than it may take: raise --memory, or close other programs"
         ) from error
-
-
-def _digest(value: object) -> str:
-    return sha256(cbor2.dumps(value, canonical=True)).hexdigest()
-
-
-def text_losses(engine: Engine, examples: Sequence[Example], adapter: bytes | None) -> list[float]:
-    """Nats per token of each text under an adapter (None: the model alone)."""
-    loaded = engine.load_adapter(adapter, sha256=sha256(adapter).hexdigest()) if adapter else None
-    engine.use_adapters([(loaded, 1.0)] if loaded else [])
-    losses = []
-    for example in examples:
-        prompt, reply = example.tokens[: example.prompt_length], example.tokens[example.prompt_length :][:MAX_TOKENS]
-        losses.append(-float(engine.score(prompt, [reply])[0].mean()))
-    engine.use_adapters([])
-    if loaded:
-        engine.unload_adapter(loaded)
-    return losses

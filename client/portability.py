@@ -1,18 +1,19 @@
 """Moving a person's adapter to an evolved base model, without their having to train again (PortLLM, arXiv 2410.10870).
 
 The base goes from W to W'; the adapter's change `B A` stays as it is and its file names the new base. Whether that is
-good enough is not believed but judged, on the newest texts of the person, which the adapter never saw, on the files
-that serve. Per text, each against itself, with one-sided 90 % intervals, it must hold that
+good enough is not believed but judged, on the files that serve and with what memory adds to the prompt, by the same
+test as a training's (``personal_gate.decide``, one-sided at 90 %). It must hold that
 
-    loss(new + adapter)  <  loss(new)                          surely: the interval of the gain lies above 0
+    loss(new + adapter)  <  loss(new)                          surely: it helps the new model
     loss(new + adapter)  <= loss(old + adapter) + tolerance    surely: nothing was lost on the way
 
-If it does not, the adapter is trained on for a few steps, from where it stands and in its own subspace, and judged
-again; if that does not help, it is dropped, and the new base answers alone. The old adapter stays in the log, for the
-old base.
+The first is asked of the newest texts, which the adapter never saw. So is the second of an adapter that was trained on;
+of an adapter that moved as it is, the second is asked of the texts that it learnt as well: the same adapter saw them on
+both sides, and on the old base it fits them best, so they err against the move. With them there are four times as many,
+without which few moves could be shown to lose nothing.
 
-The own subspace of `B A` (out x in): with thin QR `B = U S` and `A^T = V^T T`, `B A = U (S T^T) V` is a point of the
-frame (U, V), whatever the adapter came from: warm training starts there with d = modules * r * r numbers.
+If it does not hold, the adapter is trained on for a few steps (``warm_start``) and judged again; if that does not help,
+it is dropped: the old adapter stays live on the old base, and the new base answers alone.
 """
 
 from __future__ import annotations
@@ -20,41 +21,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from itertools import chain
+from dataclasses import dataclass
 from typing import Final, Literal
 
-import numpy as np
-
-from client.dp_sgd import PrivateSettings, noise_multiplier_for, train_privately
-from client.examples import Example, choice_examples, message_examples, prepare_input
-from client.local_training import LocalSettings, train_coordinates
-from client.personal_training import (
-    MAX_TOKENS,
-    MAXIMUM_TEXTS,
-    MINIMUM_TEXTS,
-    SCORING_CONTEXT,
-    paired_gain,
-    split_newest,
-    text_losses,
-)
-from client.torch_model import TorchModel
+from client.device_profile import MINIMUM_TEXTS
+from client.examples import Example
+from client.personal_gate import SCORING_CONTEXT, TokenLosses, decide, held_out_texts, token_losses
+from client.personal_plan import HELD_OUT_TEXTS, objectives_of, own_texts
 from client.training_ledger import TrainingLedger
-from edge_runtime.adapters.adapter_file import AdapterFile, AdapterMetadata, read_adapter, write_adapter
+from client.warm_start import rebased, warm_retrained
+from edge_runtime.adapters.adapter_file import read_adapter
 from edge_runtime.adapters.lineage import Lineage, check_lineage
 from edge_runtime.adapters.log import AdapterVersion
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
-from edge_runtime.models.catalogue import ModelFile, read_model_shape
+from edge_runtime.models.catalogue import ModelFile
 from protocol.errors import PenchantError
-from protocol.frames import Frame, Vector
 
 TOLERANCE: Final = 0.02  # nats per token that a move may cost
-WARM_START: Final = LocalSettings(epochs=1, learning_rate=0.02)
+LEARNT_TEXTS: Final = 20  # of each kind, the newest: of what the adapter learnt, to judge what was lost
 
-# Nats per token of each held-out text under a model and an adapter (None: the model alone).
-Losses = Callable[[ModelFile, bytes | None], Sequence[float]]
+# Losses of some texts, token by token, under a model and an adapter (None: the model alone).
+Losses = Callable[[ModelFile, bytes | None], TokenLosses]
 # Trains an adapter of the new base on, from where it stands; the bytes of the result.
 Retrain = Callable[[bytes], bytes]
 
@@ -63,11 +51,13 @@ Retrain = Callable[[bytes], bytes]
 class Judgement:
     """A candidate on the new base against the new base alone and against the adapter on the old one.
 
-    Losses are nats per token, means over the ``texts``. ``gain`` is what the candidate spares the new base,
-    ``kept`` what it spares the old adapter (below zero: it is worse), each with the lower end of its interval.
+    Losses are nats per token, weighted means over the ``texts``. ``gain`` is what the candidate spares the new base,
+    ``kept`` what it spares the old adapter (below zero: it is worse) on ``kept_texts``, each with the lower end of its
+    interval.
     """
 
     texts: int
+    kept_texts: int
     new_base: float
     old_adapter: float
     candidate: float
@@ -116,11 +106,14 @@ def move_adapter(
     new: ModelFile,
     *,
     losses: Losses,
+    learnt: Losses = lambda model, adapter: (),
     retrain: Retrain | None,
     created: str,
     tolerance: float = TOLERANCE,
 ) -> Move:
     """Move an adapter (its file's bytes) from ``old`` to ``new``; ``retrain`` None: it passes as it is or is dropped.
+
+    ``losses`` are of texts that the adapter never saw, ``learnt`` of some that it was trained on.
 
     Raises PenchantError if ``new`` does not descend from ``old``.
     """
@@ -131,7 +124,7 @@ def move_adapter(
     moved = rebased(data, new, created=created)
     checked = time.perf_counter()
     alone, before = losses(new, None), losses(old, data)
-    judgements = [judge(alone, before, losses(new, moved), tolerance)]
+    judgements = [judge(alone, before, losses(new, moved), tolerance, (learnt(old, data), learnt(new, moved)))]
     judging, retraining = time.perf_counter() - checked, 0.0
     outcome: Literal["moved", "retrained", "dropped"] = "moved" if judgements[0].passed else "dropped"
     if outcome == "dropped" and retrain is not None:
@@ -163,19 +156,31 @@ def move_on_device(
     if live is None:
         raise PenchantError("no adapter is live on this device: `penchant train` makes one")
     version, data = live
+    texts = own_texts(device)
+    if len(texts) < MINIMUM_TEXTS:
+        raise PenchantError(
+            f"there are {len(texts)} texts to judge and retrain by, at least {MINIMUM_TEXTS} are needed"
+        )
+    older, newest = texts.split(4, HELD_OUT_TEXTS)
+    recent = older.split(1, LEARNT_TEXTS)[1]
     with Engine.open(old, context_tokens=SCORING_CONTEXT) as engine:
-        kinds = [read(engine, device, MAXIMUM_TEXTS) for read in (message_examples, choice_examples)]
-    if (texts := sum(map(len, kinds))) < MINIMUM_TEXTS:
-        raise PenchantError(f"there are {texts} texts to judge and retrain by, at least {MINIMUM_TEXTS} are needed")
-    older, newest = zip(*map(split_newest, kinds), strict=True)
-    training, held_out = list(chain(*older)), list(chain(*newest))
+        held_out, learnt = (
+            [text.served for text in held_out_texts(engine, device, part.messages, part.choices)]
+            for part in (newest, recent)
+        )
+        *_, objective = objectives_of(engine, device.memory, older, private=version.epsilon is not None)
     ledger = TrainingLedger(device.vault)
+
+    def warm(moved: bytes) -> bytes:
+        return warm_retrained(moved, new, objective.examples, ledger=ledger, max_tokens=objective.max_tokens)
+
     result = move_adapter(
         data,
         old,
         new,
-        losses=held_out_losses(held_out),
-        retrain=(lambda moved: warm_retrained(moved, new, training, ledger=ledger)) if retrain else None,
+        losses=losses_of(held_out),
+        learnt=losses_of(learnt),
+        retrain=warm if retrain else None,
         created=created,
         tolerance=tolerance,
     )
@@ -189,108 +194,35 @@ def move_on_device(
 
 
 def judge(
-    new_base: Sequence[float], old_adapter: Sequence[float], candidate: Sequence[float], tolerance: float
+    new_base: TokenLosses,
+    old_adapter: TokenLosses,
+    candidate: TokenLosses,
+    tolerance: float,
+    learnt: tuple[TokenLosses, TokenLosses] = ((), ()),
 ) -> Judgement:
-    """Compare losses of the same texts in the same order; see the top of this file."""
-    gain, kept = paired_gain(new_base, candidate), paired_gain(old_adapter, candidate)
+    """Compare losses of the same texts in the same order; see the top of this file. ``learnt``: those of the old
+    adapter and of the candidate on what the adapter was trained on."""
+    helps = decide(new_base, candidate)
+    keeps = decide([*old_adapter, *learnt[0]], [*candidate, *learnt[1]], margin=tolerance)
     return Judgement(
-        len(candidate),
-        float(np.mean(new_base)),
-        float(np.mean(old_adapter)),
-        float(np.mean(candidate)),
-        *gain,
-        *kept,
-        tolerance,
+        texts=helps.texts,
+        kept_texts=keeps.texts,
+        new_base=helps.before,
+        old_adapter=decide(old_adapter, candidate).before,
+        candidate=helps.after,
+        gain=helps.gain,
+        gain_low=helps.gain_low,
+        kept=keeps.gain,
+        kept_low=keeps.gain_low,
+        tolerance=tolerance,
     )
 
 
-def rebased(data: bytes, new: ModelFile, *, created: str) -> bytes:
-    """The same adapter, of the base ``new``; its parent is the file that it was. What was spent on privacy stays."""
-    adapter = read_adapter(data)
-    metadata = replace(
-        adapter.metadata, base_sha256=new.sha256, parent_sha256=sha256(data).hexdigest(), created=created
-    )
-    return _file_of(adapter, new, metadata)
+def losses_of(texts: Sequence[Example]) -> Losses:
+    """The losses of these texts on the files that serve."""
 
-
-def own_subspace(adapter: AdapterFile) -> tuple[Frame, Vector]:
-    """The frame that an adapter spans and its coordinates (d,) there: the same change of weights, to float32.
-
-    Modules of a lower rank than the highest are filled up with zeros, which stay zero in training.
-    """
-    rank = max(left.shape[0] for left, _ in adapter.factors.values())
-    lefts, rights, points = [], [], []
-    for left, right in adapter.factors.values():
-        scale = adapter.alpha / left.shape[0] if adapter.alpha else 1.0
-        u, s = np.linalg.qr(scale * right.astype(np.float64))
-        v, t = np.linalg.qr(left.astype(np.float64).T)
-        point = s @ t.T
-        points.append(np.pad(point, [(0, rank - size) for size in point.shape]))
-        lefts.append(np.pad(u, ((0, 0), (0, rank - u.shape[1]))).astype(np.float32))
-        rights.append(np.pad(v.T, ((0, rank - v.shape[1]), (0, 0))).astype(np.float32))
-    frame = Frame(adapter.metadata.base_sha256, rank, 1.0, tuple(adapter.factors), tuple(lefts), tuple(rights))
-    return frame, np.stack(points).ravel()
-
-
-def warm_retrained(
-    data: bytes,
-    model: ModelFile,
-    training: Sequence[Example],
-    *,
-    ledger: TrainingLedger,
-    settings: LocalSettings = WARM_START,
-) -> bytes:
-    """The adapter after a few more steps on its own base ``model``, from where it stands (its parent stays).
-
-    An adapter that claims a privacy is trained on with noise of the same epsilon, and then claims the sum of both
-    (their deltas add up as well); the steps are written into the device's account first. One that claims none is
-    trained without noise.
-    """
-    adapter = read_adapter(data)
-    frame, start = own_subspace(adapter)
-    layers = read_model_shape(model.path).layers
-    lowest = min(int(module.split(".")[1]) for module in frame.modules)
-    torch_model = TorchModel.load(model.path, top_layers=layers - lowest)
-    texts, epsilon = prepare_input(training), adapter.metadata.epsilon
-    if epsilon is None:
-        steps = settings.epochs * -(-len(texts) // settings.batch_size)
-        ledger.take(ledger.open_run(0.0, 1.0, steps), steps - 1)
-        batch = torch_model.prepare(texts, max_tokens=MAX_TOKENS)
-        theta = train_coordinates(torch_model, frame, batch, start, settings).theta
-    else:
-        private = PrivateSettings(
-            epsilon=epsilon,
-            delta=1.0 / (10 * len(texts)),
-            epochs=float(settings.epochs),
-            sampling_rate=0.5,
-            clip_norm=0.5,
-            learning_rate=settings.learning_rate,
-        )
-        noise = noise_multiplier_for(epsilon, private.delta, private.sampling_rate, private.steps)
-        ledger.take(ledger.open_run(noise, private.sampling_rate, private.steps), private.steps - 1)
-        result = train_privately(torch_model, frame, texts, start, private, max_tokens=MAX_TOKENS)
-        theta, epsilon = result.theta, epsilon + result.epsilon
-    trained = AdapterFile(frame.lora_factors(theta), float(frame.rank), adapter.architecture, adapter.metadata)
-    return _file_of(trained, model, replace(adapter.metadata, frame_sha256="", epsilon=epsilon))
-
-
-def held_out_losses(held_out: Sequence[Example]) -> Losses:
-    """The losses of these texts on the files that serve, without what the memory would add to the prompt."""
-
-    def losses(model: ModelFile, adapter: bytes | None) -> Sequence[float]:
+    def losses(model: ModelFile, adapter: bytes | None) -> TokenLosses:
         with Engine.open(model, context_tokens=SCORING_CONTEXT) as engine:
-            return text_losses(engine, held_out, adapter)
+            return token_losses(engine, texts, adapter)
 
     return losses
-
-
-def _file_of(adapter: AdapterFile, model: ModelFile, metadata: AdapterMetadata) -> bytes:
-    shape = read_model_shape(model.path)
-    return write_adapter(
-        adapter.factors,
-        alpha=adapter.alpha,
-        metadata=metadata,
-        architecture=shape.architecture,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-    )

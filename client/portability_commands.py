@@ -77,8 +77,8 @@ def _tell(result: Move, installed: AdapterVersion | None, to: str) -> None:
     if lineage.stated is False:
         typer.echo("Its file names another parent than the model that the adapter is on.")
     typer.echo(
-        f"Loss on your {judged.texts} newest texts: {judged.old_adapter:.3f} before, {judged.new_base:.3f} on the new "
-        f"model alone, {judged.candidate:.3f} on it with the adapter (nats per token)."
+        f"Loss on your {judged.texts} newest texts, with what your memory adds: {judged.old_adapter:.3f} before, "
+        f"{judged.new_base:.3f} on the new model alone, {judged.candidate:.3f} on it with the adapter (nats per token)."
     )
     if len(result.judgements) > 1:
         typer.echo(f"As it was: {result.judgements[0].reason}. Retrained: {judged.reason}.")

@@ -1,31 +1,10 @@
 """The serving model in torch: the same weights that llama.cpp serves, de-quantised, with frame adapters on
 top.
 
-Only the top layers are adapted, so the hidden states below them are computed once per text and kept
-(``lower_hidden``); a training step then costs the top layers and a small part of the output layer.
-
-One ``R`` per example: in ``FramedLinear`` every example of a batch has its own coordinates
-
-    y = x W^T + scale * ((x V^T) R_b^T) U^T          x (b, t, in), R (b, r, r), y (b, t, out)
-
-so that the gradient with respect to ``R`` is already per example and clipping needs no hooks (compare the
-per-sample gradients of Opacus, which is the oracle in ``tests/client/test_dp_sgd.py``).
-
-Output layer: the loss needs log Z over the whole vocabulary, but a person's text uses few words of it. With
-``S`` the words that occur in the batch's texts and the ``EXPECTED_WORDS`` that the base model expects most in
-their places,
-
-    log Z  ~  log( sum_{j in S} exp(l_j) + exp(rest) ),   rest = log sum_{j not in S} exp(l_j).
-
-With h the final hidden state and w_j the output embedding of word j, ``rest`` is expanded around the base
-model:
-
-    rest(h)  ~  rest(h_0) + m . (h - h_0),     m = sum_{j not in S} softmax_{not S}(l(h_0))_j w_j ,
-
-where m (b, t, h) and rest(h_0) - m . h_0 (b, t) are computed once, without adapter, and kept. The first term
-alone would leave the words outside S out of the gradient, and training raises the true loss; with the second
-the gradient at the base model is exact and the loss is wrong only in second order (too low, as log-sum-exp is
-convex). Training uses it, evaluation never does (llama.cpp scores the full vocabulary).
+Only the top layers are adapted, so the hidden states below them are computed once per text and kept; a training step
+then costs the top layers and a small part of the output layer. Texts are trained without their padding
+(``client.packed_texts``), and a batch gives the gradients of its coordinates text by text or summed at the same cost
+(``client.framed_linear``). Which words of the vocabulary take part in the output layer: ``client.output_words``.
 """
 
 from __future__ import annotations
@@ -41,6 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.framed_linear import FramedLinear
+from client.output_words import public_words, token_losses
+from client.packed_texts import Packing, use_packed_attention
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
 
@@ -53,30 +35,11 @@ _HF_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# (tokens, prompt_length), or with weights too: one per token after the prompt, none meaning 1 for each.
+Text = tuple[Sequence[int], int] | tuple[Sequence[int], int, Sequence[float]]
 IGNORED = -100
-EXPECTED_WORDS = 2000
-
-EXPECTATION_STRIDE = 4
-TEXTS_AT_ONCE = 4  # bounds memory: each place of a text costs several rows of the whole vocabulary
-
-
-class FramedLinear(nn.Module):
-    """A frozen linear map plus ``scale * U R V`` with one R per example (``R`` None: the base map alone)."""
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base
-        self.u: Tensor | None = None  # (out, r)
-        self.v: Tensor | None = None  # (r, in)
-        self.r: Tensor | None = None  # (b, r, r) or (1, r, r)
-        self.scale = 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.base(x)
-        if self.r is None or self.u is None or self.v is None:
-            return y
-        z = (x @ self.v.T) @ self.r.transpose(1, 2)  # (b, t, r)
-        return y + self.scale * (z @ self.u.T)
+TOKENS_AT_ONCE = 1024  # below the adapted layers
+TOKENS_AND_LAYERS_AT_ONCE = 15_360  # in a step: about 25 kB each in the default model; more at once is no faster
 
 
 def fast_dtype() -> torch.dtype:
@@ -90,30 +53,24 @@ def fast_dtype() -> torch.dtype:
 class Batch:
     """Texts of one training batch, padded on the right.
 
-    ``hidden`` (b, t, h) below the adapted layers; ``targets`` (b, t) index into ``words`` or IGNORED;
-    ``words`` (s,) vocabulary ids, the set S; the log mass of all others is ``rest`` (b, t) + ``rest_slope``
-    (b, t, h) times the final hidden state. ``member`` (b, s), where given, restricts each example to its own
-    words: then no number that belongs to one example depends on another (``client/dp_sgd.py`` needs that).
+    ``hidden`` (b, t, h) below the adapted layers; ``lengths`` (b,) of the texts; ``targets`` (b, t) vocabulary ids or
+    IGNORED. ``weights`` (b, t), where given, multiply the token losses (None: 1 each). ``apart``: the words that only
+    one text uses take no part in the losses of the others, so no number that belongs to one example depends on another
+    (``client/dp_sgd.py`` needs that).
     """
 
     hidden: Tensor
+    lengths: Tensor
     targets: Tensor
-    words: Tensor
-    rest: Tensor
-    rest_slope: Tensor
-    member: Tensor | None = None
+    weights: Tensor | None = None
+    apart: bool = False
 
     def rows(self, index: Tensor) -> Batch:
-        """The examples ``index`` of this batch."""
-        member = None if self.member is None else self.member[index]
-        return Batch(
-            self.hidden[index],
-            self.targets[index],
-            self.words,
-            self.rest[index],
-            self.rest_slope[index],
-            member,
-        )
+        """The examples ``index`` of this batch, no wider than they need."""
+        lengths = self.lengths[index]
+        width = int(lengths.max()) if len(lengths) else 0
+        weights = None if self.weights is None else self.weights[index, :width]
+        return Batch(self.hidden[index, :width], lengths, self.targets[index, :width], weights, self.apart)
 
 
 class TorchModel:
@@ -126,6 +83,8 @@ class TorchModel:
         self.first_adapted = self.layer_count - top_layers
         self._lm = causal_lm.eval()
         self._lm.requires_grad_(False)
+        use_packed_attention(self._lm)
+        self._has_coordinates = False
         self.dtype: torch.dtype = next(self._lm.parameters()).dtype
         self._maps: dict[str, FramedLinear] = {}
         for index in range(self.first_adapted, self.layer_count):
@@ -140,20 +99,7 @@ class TorchModel:
     @staticmethod
     def load(gguf: Path, *, top_layers: int, dtype: torch.dtype | None = None) -> TorchModel:
         """De-quantise the GGUF that serves (never a second weights file) into torch."""
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging as hf_logging
-
-        hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        try:
-            with redirect_stderr(io.StringIO()):  # its progress bars cannot be switched off and break ours
-                causal_lm = AutoModelForCausalLM.from_pretrained(
-                    gguf.parent, gguf_file=gguf.name, dtype=dtype or fast_dtype(), local_files_only=True
-                )
-        except Exception as error:
-            reason = f"it could not be de-quantised ({error})"
-            raise PenchantError(f"cannot train on {gguf.name}: {reason}") from error
-        return TorchModel(causal_lm, top_layers)
+        return TorchModel(load_causal_lm(gguf, dtype or fast_dtype()), top_layers)
 
     def module_names(self, kinds: Sequence[str]) -> tuple[str, ...]:
         """GGUF names of the adapted maps of the given kinds ("attn_v", "ffn_down"), lowest layer first."""
@@ -166,29 +112,30 @@ class TorchModel:
     def set_frame(self, frame: Frame | None) -> None:
         """Install U and V of a frame (or remove every adapter)."""
         for framed in self._maps.values():
-            framed.u = framed.v = framed.r = None
+            framed.u = framed.v = framed.r = framed.packing = None
+        self._has_coordinates = False
         if frame is None:
             return
         for name, u, v in zip(frame.modules, frame.left, frame.right, strict=True):
             if name not in self._maps:
                 raise PenchantError(f"the frame adapts {name}, which is not among the model's adapted layers")
             framed = self._maps[name]
-            framed.u = torch.from_numpy(u).to(self.dtype)
+            framed.u = (frame.scale * torch.from_numpy(u)).to(self.dtype)
             framed.v = torch.from_numpy(v).to(self.dtype)
-            framed.scale = frame.scale
 
     def set_coordinates(self, frame: Frame, theta: Tensor) -> None:
         """Use ``theta`` (b, d), or (1, d) for the whole batch; keeps the graph for gradients."""
-        r = theta.to(self.dtype).reshape(theta.shape[0], len(frame.modules), frame.rank, frame.rank)
+        r = theta.float().reshape(theta.shape[0], len(frame.modules), frame.rank, frame.rank)
         for position, name in enumerate(frame.modules):
             self._maps[name].r = r[:, position]
+        self._has_coordinates = True
 
-    def _run(self, hidden: Tensor, first: int, last: int) -> Tensor:
-        positions = torch.arange(hidden.shape[1])[None]
-        rotary = self._lm.model.rotary_emb(hidden, positions)
+    def _run(self, hidden: Tensor, first: int, last: int, packing: Packing | None = None) -> Tensor:
+        """Layers ``first`` to ``last`` on (b, t, h), or on (1, N, h) where packed."""
+        positions = torch.arange(hidden.shape[1]) if packing is None else packing.position
+        rotary = self._lm.model.rotary_emb(hidden, positions[None])
         for layer in self._lm.model.layers[first:last]:
-            # Without a mask attention is causal; padding is on the right.
-            out = layer(hidden, position_embeddings=rotary, attention_mask=None)
+            out = layer(hidden, position_embeddings=rotary, attention_mask=None, packing=packing)
             hidden = out[0] if isinstance(out, tuple) else out
         return hidden
 
@@ -197,10 +144,17 @@ class TorchModel:
         """Hidden state below the adapted layers. tokens (b, t) int64 -> (b, t, h)."""
         return self._run(self._lm.model.embed_tokens(tokens), 0, self.first_adapted)
 
-    def top_hidden(self, hidden: Tensor) -> Tensor:
-        """The adapted layers and the final norm: (b, t, h) -> (b, t, h)."""
-        out: Tensor = self._lm.model.norm(self._run(hidden, self.first_adapted, self.layer_count))
-        return out
+    def top_hidden(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The adapted layers and the final norm: (b, t, h) -> (b, t, h). ``lengths`` (b,) where texts are padded."""
+        if not self._has_coordinates:
+            # Ordinary LoRA and the oracle of the tests hook into the maps and expect (b, t, ...).
+            out: Tensor = self._lm.model.norm(self._run(hidden, self.first_adapted, self.layer_count))
+            return out
+        packing = Packing.of(torch.full((len(hidden),), hidden.shape[1]) if lengths is None else lengths)
+        for framed in self._maps.values():
+            framed.packing = packing
+        top = self._run(packing.pack(hidden)[None], self.first_adapted, self.layer_count, packing)
+        return packing.pad(self._lm.model.norm(top)[0])
 
     @property
     def output_weight(self) -> Tensor:
@@ -219,65 +173,91 @@ class TorchModel:
         return np.asarray(chosen.numpy())
 
     @torch.no_grad()
-    def prepare(self, texts: Sequence[tuple[Sequence[int], int]], *, max_tokens: int = 160) -> Batch:
-        """Cache everything below the adapters for texts given as (tokens, prompt_length).
+    def prepare(self, texts: Sequence[Text], *, max_tokens: int = 160, apart: bool = False) -> Batch:
+        """Cache everything below the adapters for texts given as (tokens, prompt_length) or with weights.
 
-        Only tokens after the prompt are targets. Texts are cut to ``max_tokens``.
+        Only tokens after the prompt are targets. Texts are cut to ``max_tokens``. ``apart``: see ``Batch``.
         """
-        kept = [(list(ids)[:max_tokens], prompt) for ids, prompt in texts]
-        kept = [(ids, prompt) for ids, prompt in kept if len(ids) > prompt]
-        if not kept:
+        used = [text for text in texts if min(len(text[0]), max_tokens) > text[1]]
+        if not used:
             raise PenchantError("there is no text to train on; remember something first")
-        width = max(len(ids) for ids, _ in kept)
-        tokens = torch.zeros(len(kept), width, dtype=torch.int64)
-        targets = torch.full((len(kept), width), IGNORED, dtype=torch.int64)
-        for row, (ids, prompt) in enumerate(kept):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            targets[row, max(prompt, 1) - 1 : len(ids) - 1] = tokens[row, max(prompt, 1) : len(ids)]
-        for framed in self._maps.values():
-            framed.r = None
-        hidden_rows, top_rows, expected = [], [], torch.zeros(len(self.output_weight))
-        chunks = torch.split(torch.arange(len(kept)), TEXTS_AT_ONCE)
-        for chunk in chunks:
-            hidden = self.lower_hidden(tokens[chunk])
-            top = self.top_hidden(hidden)
-            # Which words the model expects shows in a part of the places; only the mass must be exact.
-            some = top[targets[chunk] != IGNORED][::EXPECTATION_STRIDE]
-            expected += torch.softmax((some @ self.output_weight.T).float(), -1).sum(0)
-            hidden_rows.append(hidden)
-            top_rows.append(top)
-        likely = expected.topk(min(EXPECTED_WORDS, len(expected))).indices
-        words = torch.unique(torch.cat([targets[targets != IGNORED], likely]))
-        targets[targets != IGNORED] = torch.searchsorted(words, targets[targets != IGNORED])
-        rest_rows, slope_rows = [], []
-        for chunk, top in zip(chunks, top_rows, strict=True):
-            rest = torch.zeros(targets[chunk].shape)
-            used = targets[chunk] != IGNORED
-            logits = (top[used] @ self.output_weight.T).float()  # (n, vocabulary)
-            logits[:, words] = float("-inf")
-            log_mass = torch.logsumexp(logits, -1)
-            # If every word of the vocabulary occurs, there is no rest: log mass -inf, slope 0.
-            share = (logits - log_mass[:, None]).exp_().nan_to_num_(0.0)
-            slope = torch.zeros_like(top)
-            slope[used] = share.to(self.dtype) @ self.output_weight
-            rest[used] = log_mass - (slope[used].float() * top[used].float()).sum(-1)
-            rest_rows.append(rest)
-            slope_rows.append(slope)
-        return Batch(torch.cat(hidden_rows), targets, words, torch.cat(rest_rows), torch.cat(slope_rows))
+        lengths = torch.tensor([min(len(text[0]), max_tokens) for text in used])
+        tokens = torch.zeros(len(used), int(lengths.max()), dtype=torch.int64)
+        targets = torch.full_like(tokens, IGNORED)
+        for row, (text, length) in enumerate(zip(used, lengths.tolist(), strict=True)):
+            tokens[row, :length] = torch.tensor(list(text[0])[:length])
+            first = max(text[1], 1)
+            targets[row, first - 1 : length - 1] = tokens[row, first:length]
+        hidden = torch.zeros(*tokens.shape, self.output_weight.shape[1], dtype=self.dtype)
+        for index in torch.split(torch.arange(len(used)), max(1, TOKENS_AT_ONCE // tokens.shape[1])):
+            packing = Packing.of(lengths[index])
+            packed = self._lm.model.embed_tokens(packing.pack(tokens[index, : packing.width]))[None]
+            lower = self._run(packed, 0, self.first_adapted, packing)[0]
+            hidden[index, : packing.width] = packing.pad(lower)
+        return Batch(hidden, lengths, targets, _token_weights(used, tokens.shape[1]), apart)
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed negative log-likelihood (nats) and number of target tokens of each example, both (b,)."""
+    def pieces(self, batch: Batch, index: Tensor, most: int) -> list[Tensor]:
+        """The examples ``index`` (n,) in turn, ``most`` at a time, and several only as far as a step that adapts these
+        layers may keep their tokens in memory."""
+        room = TOKENS_AND_LAYERS_AT_ONCE // (self.layer_count - self.first_adapted)
+        pieces: list[list[int]] = []
+        tokens = 0
+        for row, length in zip(index.tolist(), batch.lengths[index].tolist(), strict=True):
+            if not pieces or len(pieces[-1]) == most or tokens + length > room:
+                pieces.append([])
+                tokens = 0
+            pieces[-1].append(row)
+            tokens += length
+        return [torch.tensor(piece) for piece in pieces]
+
+    def losses(self, batch: Batch, *, draw: int | None = None) -> tuple[Tensor, Tensor]:
+        """Summed negative log-likelihood (nats, weighted) and number of target tokens of each example, both (b,).
+
+        Over the whole vocabulary, which takes as long as eight layers; with ``draw`` over that sample of it
+        (``client.output_words``), which is for training alone: losses of different draws are not to be compared.
+        """
         used = batch.targets != IGNORED
-        row = torch.nonzero(used)[:, 0]
-        top = self.top_hidden(batch.hidden)[used]  # (n, h)
-        logits = (top @ self.output_weight[batch.words].T).float()  # (n, s)
-        if batch.member is not None:
-            logits = logits.masked_fill(~batch.member[row], float("-inf"))
-        rest = batch.rest[used] + (top.float() * batch.rest_slope[used].float()).sum(-1)
-        log_z = torch.logsumexp(torch.cat([logits, rest[:, None]], 1), -1)
-        nll = log_z - logits.gather(1, batch.targets[used][:, None])[:, 0]
-        summed = torch.zeros(len(batch.targets)).index_add(0, row, nll)
-        return summed, used.sum(1)
+        row, targets = torch.nonzero(used)[:, 0], batch.targets[used]
+        top = self.top_hidden(batch.hidden, batch.lengths)[used]  # (n, h)
+        public = None if draw is None else public_words(len(self.output_weight), draw)
+        nll = token_losses(top, self.output_weight, targets, public, row if batch.apart else None)
+        if batch.weights is not None:
+            nll = nll * batch.weights[used]
+        return torch.zeros(len(used)).index_add(0, row, nll), used.sum(1)
+
+
+def load_causal_lm(gguf: Path, dtype: torch.dtype) -> Any:
+    """The file as transformers reads it. Raises PenchantError if it cannot."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        with redirect_stderr(io.StringIO()):  # its progress bars cannot be switched off and break ours
+            return AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=dtype, local_files_only=True
+            )
+    except Exception as error:
+        reason = f"it could not be de-quantised ({error})"
+        raise PenchantError(f"cannot train on {gguf.name}: {reason}") from error
+
+
+def _token_weights(texts: Sequence[Text], width: int) -> Tensor | None:
+    """The weights of texts at the places of their targets, (b, t) float32; None if no text has any."""
+    if not any(len(text) == 3 and len(text[2]) for text in texts):
+        return None
+    weights = torch.ones(len(texts), width)
+    for row, text in enumerate(texts):
+        if len(text) == 3 and len(text[2]):
+            tokens, prompt, given = text
+            if len(given) != len(tokens) - prompt:
+                raise PenchantError("a weighted text needs one weight per token after its prompt")
+            # The target of place p is token p + 1; a first token without prompt has no place.
+            placed = torch.tensor(list(given), dtype=torch.float32)[1 if prompt == 0 else 0 :]
+            first = max(prompt, 1) - 1
+            weights[row, first : first + len(placed)] = placed[: width - first]
+    return weights
 
 
 def as_theta(vector: Vector) -> Tensor:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from hashlib import sha256
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from protocol.messages import RoundTask
 from protocol.subspace_sketch import sketch_contribution
 
 TOKENISER_CONTEXT = 256
+Settings = Mapping[str, float | int | str]  # of a task
+Plan = TypeVar("Plan")
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,22 @@ class TrainingPlan:
     residual_epochs: int = 2
 
     @staticmethod
-    def of(settings: Mapping[str, float | int | str]) -> TrainingPlan:
-        """Read a task's settings; unknown names are an error, because both sides must mean the same."""
-        known = {name: settings[name] for name in settings if name in TrainingPlan.__dataclass_fields__}
-        if unknown := sorted(set(settings) - set(known)):
-            raise PenchantError(f"this device does not know the training setting {unknown[0]}; update it")
-        return TrainingPlan(
-            **{name: (float(value) if name == "learning_rate" else int(value)) for name, value in known.items()}  # type: ignore[arg-type]
-        )
+    def of(settings: Settings) -> TrainingPlan:
+        """Read a task's settings."""
+        return read_plan(TrainingPlan, settings)
 
     def settings(self) -> dict[str, float | int | str]:
         """The plan as a task's settings."""
-        return dict(self.__dict__)
+        return asdict(self)
+
+
+def read_plan(plan: Callable[..., Plan], settings: Settings) -> Plan:
+    """A task's settings as this dataclass, each in the type of its default; unknown names are an error, because both
+    sides must mean the same."""
+    known: dict[str, Callable[..., object]] = {field.name: type(field.default) for field in fields(plan)}  # type: ignore
+    if unknown := sorted(set(settings) - set(known)):
+        raise PenchantError(f"this device does not know the training setting {unknown[0]}; update it")
+    return plan(**{name: known[name](value) for name, value in settings.items()})
 
 
 @dataclass
@@ -88,11 +95,16 @@ def forget_batches() -> None:
     _batches.clear()
 
 
+def serving_model() -> ModelFile:
+    """The model that PENCHANT_MODEL names, else the bundled one."""
+    chosen = os.environ.get("PENCHANT_MODEL")
+    return find_model(chosen) if chosen else find_model()
+
+
 @lru_cache(maxsize=1)
 def open_trainer(top_layers: int) -> Trainer:
-    """The trainer of this process, on the model that PENCHANT_MODEL names, else the bundled one."""
-    chosen = os.environ.get("PENCHANT_MODEL")
-    model = find_model(chosen) if chosen else find_model()
+    """The trainer of this process, on the serving model."""
+    model = serving_model()
     torch_model = TorchModel.load(model.path, top_layers=top_layers)
     return Trainer(model, torch_model, Engine.open(model, context_tokens=TOKENISER_CONTEXT))
 
@@ -151,7 +163,7 @@ def residual_of(
 
 def text_bytes(batch: Batch) -> bytes:
     """Bytes that differ when the texts of a batch differ: the words and places of everything it trains on."""
-    return batch.words.numpy().tobytes() + batch.targets.numpy().tobytes()
+    return batch.targets.numpy().tobytes()
 
 
 def _short_digest(data: bytes) -> str:

@@ -1,6 +1,14 @@
-"""What the steps of a personal training are: the gradient of the texts' loss, as it is or private.
+"""What the steps of a personal training are: the gradient of a weighted sum of objectives, as it is or private.
 
 Both are ``training_run.Work``: pure functions of (theta, seed, step), whatever ran before.
+
+One pass of ``ObjectivesWork`` has S = ceil(n / batch size) steps, n the items (examples and pairs) of all objectives.
+Each objective is laid out in an order of the pass (drawn from the seed, or as it comes), cut into S parts of equal size
+to within one item, and step s takes part s of each:
+
+    g = sum_k lambda_k grad( sum of losses of k's part / target tokens of k's part )        (pairs: / pairs)
+
+An objective with fewer items than S has empty parts, which add nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from client.dp_sgd import (
     PrivateExamples,
@@ -19,13 +29,16 @@ from client.dp_sgd import (
     poisson_sample,
     prepare_examples,
 )
+from client.examples import Example, prepare_input
 from client.local_training import evaluate_coordinates
-from client.torch_model import TorchModel, as_theta
+from client.objectives.objective import Objective, check_private
+from client.objectives.preference import PreparedPairs, pair_losses, prepare_pairs
+from client.output_words import draw_of
+from client.privacy_units import Units, unit_gradients, units_of
+from client.torch_model import Batch, Text, TorchModel, as_theta
 from client.training_run import generator_of
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
-
-Tokens = Sequence[tuple[Sequence[int], int]]  # (tokens, prompt_length) of each text
 
 
 @dataclass(frozen=True)
@@ -39,44 +52,47 @@ class TextSettings:
     patience: int = 2
 
 
-class TextWork:
-    """Mean negative log-likelihood (nats per target token) of batches; every pass in an order of its own."""
+class ObjectivesWork:
+    """The weighted sum of objectives. ``start`` (d,) is where DPO's reference values are taken; ``kept_out`` is checked
+    after every pass."""
 
     def __init__(
         self,
         model: TorchModel,
         frame: Frame,
-        texts: Tokens,
-        kept_out: Tokens,
+        objectives: Sequence[Objective],
+        kept_out: Objective | None,
         settings: TextSettings,
         *,
-        max_tokens: int,
+        start: Vector | None = None,
     ) -> None:
-        self._model, self._frame, self._settings = model, frame, settings
-        self._batch = model.prepare(texts, max_tokens=max_tokens)
-        self._kept_out = model.prepare(kept_out, max_tokens=max_tokens) if kept_out else None
-        self._per_pass = -(-len(self._batch.targets) // settings.batch_size)
+        self._model, self._frame = model, frame
+        reference = np.zeros(frame.dimension) if start is None else start
+        usable = [objective.usable() for objective in objectives]
+        self._parts = [_Part(model, frame, each, reference) for each in usable if len(each)]
+        items = sum(part.count for part in self._parts)
+        if not items:
+            raise PenchantError("there is no text to train on; remember something first")
+        self._kept_out = None
+        if kept_out is not None and len(kept_out.usable()):
+            self._kept_out = model.prepare(prepare_input(kept_out.examples), max_tokens=kept_out.max_tokens)
+        self._per_pass = -(-items // settings.batch_size)
         self.steps = settings.epochs * self._per_pass
         self.learning_rate, self.patience = settings.learning_rate, settings.patience
 
     def gradient(self, theta: Vector, seed: int, step: int, rows: int) -> Vector:
-        """As ``Work.gradient``: of the mean over the target tokens of one batch."""
-        number, size = divmod(step, self._per_pass)[1], self._settings.batch_size
-        order = generator_of(seed, step // self._per_pass).permutation(len(self._batch.targets))
-        chosen = torch.from_numpy(order[number * size : (number + 1) * size])
-        total, tokens = np.zeros(self._frame.dimension), 0
+        """As ``Work.gradient``: of the weighted sum over one part of each objective."""
+        passed, number = divmod(step, self._per_pass)
+        random = generator_of(seed, passed)
         self._model.set_frame(self._frame)
-        for piece in torch.split(chosen, rows):
-            point = as_theta(theta).requires_grad_(True)
-            self._model.set_coordinates(self._frame, point)
-            losses, counts = self._model.losses(self._batch.rows(piece))
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            if point.grad is None:
-                raise PenchantError("the loss does not depend on the adapter; the frame does not fit this model")
-            total += point.grad[0].double().numpy()
-            tokens += int(counts.sum())
+        total = np.zeros(self._frame.dimension)
+        for part in self._parts:
+            order = np.arange(part.count) if part.objective.in_order else random.permutation(part.count)
+            chosen = np.array_split(order, self._per_pass)[number]
+            if len(chosen):
+                total += part.objective.weight * part.mean_gradient(torch.from_numpy(chosen), theta, rows)
         self._model.set_frame(None)
-        return total / tokens
+        return total
 
     def check(self, theta: Vector, step: int) -> float | None:
         """As ``Work.check``: after every pass, in nats per token."""
@@ -85,8 +101,30 @@ class TextWork:
         return evaluate_coordinates(self._model, self._frame, self._kept_out, theta)
 
 
-class PrivateWork:
-    """DP-SGD's noisy mean of clipped gradients (``client.dp_sgd``), on Poisson samples. No texts are kept out."""
+class TextWork(ObjectivesWork):
+    """Mean negative log-likelihood (nats per target token) of batches of texts; every pass in an order of its own."""
+
+    def __init__(
+        self,
+        model: TorchModel,
+        frame: Frame,
+        texts: Sequence[Text],
+        kept_out: Sequence[Text],
+        settings: TextSettings,
+        *,
+        max_tokens: int,
+    ) -> None:
+        trained, out = (_objective_of(part, max_tokens) for part in (texts, kept_out))
+        super().__init__(model, frame, [trained], out, settings)
+
+
+class PrivateObjectivesWork:
+    """DP-SGD's noisy mean of clipped gradients (``client.dp_sgd``), on Poisson samples. No texts are kept out.
+
+    An item is one example or one pair; its gradient is that of its own mean loss times its objective's weight, and
+    depends on no other item. ``units`` (of the items in the order of ``objectives``, examples or pairs) are sampled and
+    clipped as one; None: every item is its own.
+    """
 
     patience = 1  # never counted down: there are no checks
 
@@ -94,33 +132,144 @@ class PrivateWork:
         self,
         model: TorchModel,
         frame: Frame,
-        texts: Tokens,
+        objectives: Sequence[Objective],
         settings: PrivateSettings,
         noise_multiplier: float,
         *,
-        max_tokens: int,
+        units: Units | None = None,
+        start: Vector | None = None,
     ) -> None:
-        self._model, self._frame, self._settings = model, frame, settings
-        self._examples: PrivateExamples = prepare_examples(model, texts, max_tokens=max_tokens)
-        self._noise, self._count = noise_multiplier, len(texts)
+        check_private(objectives)
+        self._frame, self._settings, self._noise = frame, settings, noise_multiplier
+        reference = np.zeros(frame.dimension) if start is None else start
+        self._parts = [_PrivatePart(model, frame, each, reference) for each in objectives]
+        self._bounds = np.cumsum([0, *(part.count for part in self._parts)])
+        items = int(self._bounds[-1])
+        self._units = units or units_of(range(items))
+        if not items or sum(map(len, self._units.members)) != items:
+            raise PenchantError("private training needs texts, and every text in one unit")
         self.steps, self.learning_rate = settings.steps, settings.learning_rate
 
     def gradient(self, theta: Vector, seed: int, step: int, rows: int) -> Vector:
         """As ``Work.gradient``; the sample and the noise are those of (seed, step)."""
-        random = generator_of(seed, step)
-        sampled = poisson_sample(self._count, self._settings.sampling_rate, random)
-        pieces = [sampled[first : first + rows] for first in range(0, len(sampled), rows)]
-        gradients = [example_gradients(self._model, self._frame, self._examples, piece, theta) for piece in pieces] or [
-            np.zeros((0, self._frame.dimension))
-        ]
-        return noisy_mean(
-            np.concatenate(gradients),
-            self._settings.clip_norm,
-            self._noise,
-            self._settings.sampling_rate * self._count,
-            random,
+        random, rate = generator_of(seed, step), self._settings.sampling_rate
+        sampled = poisson_sample(self._units.count, rate, random)
+        gradients = unit_gradients(
+            lambda index: self._gradients(index, theta), self._units, sampled, self._frame.dimension, rows
         )
+        return noisy_mean(gradients, self._settings.clip_norm, self._noise, rate * self._units.count, random)
 
     def check(self, theta: Vector, step: int) -> float | None:
         """As ``Work.check``: never."""
         return None
+
+    def _gradients(self, index: NDArray[np.int64], theta: Vector) -> NDArray[np.float64]:
+        """The gradients (b, d) of the items ``index`` (b,), in their order."""
+        gradients = np.zeros((len(index), self._frame.dimension))
+        for part, first, end in zip(self._parts, self._bounds[:-1], self._bounds[1:], strict=True):
+            own = np.flatnonzero((index >= first) & (index < end))
+            if len(own):
+                gradients[own] = part.gradients(index[own] - first, theta)
+        return gradients
+
+
+class PrivateWork(PrivateObjectivesWork):
+    """The same for texts (tokens, prompt_length) alone."""
+
+    def __init__(
+        self,
+        model: TorchModel,
+        frame: Frame,
+        texts: Sequence[Text],
+        settings: PrivateSettings,
+        noise_multiplier: float,
+        *,
+        max_tokens: int,
+        units: Units | None = None,
+    ) -> None:
+        super().__init__(model, frame, [_objective_of(texts, max_tokens)], settings, noise_multiplier, units=units)
+
+
+class _Part:
+    """One objective, prepared: ``count`` items, each with something to train on."""
+
+    def __init__(self, model: TorchModel, frame: Frame, objective: Objective, start: Vector) -> None:
+        self.objective, self.count, self._model, self._frame = objective, len(objective), model, frame
+        self._batch: Batch | None = None
+        self._pairs: PreparedPairs | None = None
+        if objective.pairs:
+            self._pairs = prepare_pairs(model, frame, objective.pairs, start, max_tokens=objective.max_tokens)
+        else:
+            self._batch = model.prepare(prepare_input(objective.examples), max_tokens=objective.max_tokens)
+
+    def mean_gradient(self, chosen: Tensor, theta: Vector, rows: int) -> Vector:
+        """Gradient (d,) of the mean loss of the items ``chosen`` (b,), ``rows`` texts at a time; the frame must be
+        installed."""
+        total, count = np.zeros(self._frame.dimension), 0
+        pieces = (
+            torch.split(chosen, max(1, rows // 2))
+            if self._batch is None
+            else self._model.pieces(self._batch, chosen, rows)
+        )
+        for piece in pieces:
+            point = as_theta(theta).requires_grad_(True)
+            if self._pairs:
+                losses, counted = pair_losses(self._model, self._frame, self._pairs, piece, point), len(piece)
+            else:
+                assert self._batch is not None
+                self._model.set_coordinates(self._frame, point)
+                losses, tokens = self._model.losses(self._batch.rows(piece), draw=draw_of(theta))
+                counted = int(tokens.sum())
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            total += _gradient_of(point)[0]
+            count += counted
+        return total / count
+
+
+class _PrivatePart:
+    """One objective, every item prepared alone: ``count`` items, those without a target among them (gradient 0)."""
+
+    def __init__(self, model: TorchModel, frame: Frame, objective: Objective, start: Vector) -> None:
+        self.count, self._weight = len(objective), objective.weight
+        self._model, self._frame = model, frame
+        self._examples: PrivateExamples | None = None
+        self._pairs: PreparedPairs | None = None
+        tokens = objective.max_tokens
+        if objective.pairs:
+            kept = [pair.has_targets(tokens) for pair in objective.pairs]
+            self._position = np.where(kept, np.cumsum(kept) - 1, -1)
+            if any(kept):
+                pairs = objective.usable().pairs
+                self._pairs = prepare_pairs(model, frame, pairs, start, max_tokens=tokens)
+        else:
+            self._examples = prepare_examples(model, prepare_input(objective.examples), max_tokens=tokens)
+
+    def gradients(self, index: NDArray[np.int64], theta: Vector) -> NDArray[np.float64]:
+        """Gradient (b, d) of the weighted mean loss of each of the items ``index`` (b,), one copy of theta for each."""
+        if self._examples is not None:
+            return self._weight * example_gradients(self._model, self._frame, self._examples, index, theta)
+        gradients = np.zeros((len(index), self._frame.dimension))
+        used = np.flatnonzero(self._position[index] >= 0)
+        if self._pairs is None or not len(used):
+            return gradients
+        self._model.set_frame(self._frame)
+        copies = as_theta(theta).repeat(len(used), 1).requires_grad_(True)
+        rows = torch.from_numpy(self._position[index[used]])
+        pair_losses(self._model, self._frame, self._pairs, rows, copies).sum().backward()  # type: ignore[no-untyped-call]
+        self._model.set_frame(None)
+        gradients[used] = self._weight * _gradient_of(copies)
+        return gradients
+
+
+def _objective_of(texts: Sequence[Text], max_tokens: int) -> Objective:
+    """Texts as the objective of their next tokens."""
+    examples = (Example(tuple(text[0]), text[1], tuple(text[2]) if len(text) == 3 else ()) for text in texts)
+    return Objective("next_token", tuple(examples), max_tokens=max_tokens)
+
+
+def _gradient_of(point: Tensor) -> NDArray[np.float64]:
+    """What was accumulated for ``point``; PenchantError if nothing was."""
+    if point.grad is None:
+        raise PenchantError("the loss does not depend on the adapter; the frame does not fit this model")
+    gradient: NDArray[np.float64] = point.grad.double().numpy()
+    return gradient

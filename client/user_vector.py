@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.examples import make_example, prepare_input
+from client.examples import make_example
 from client.local_training import LocalResult
 from client.torch_model import IGNORED, TorchModel
-from client.training import Trainer, _training_lock, open_trainer
+from client.training import Settings, Trainer, _training_lock, open_trainer, read_plan
 from client.work import LocalUpdate
 from edge_runtime.answering.drafting import DEFAULT_CUE, plain_draft
 from edge_runtime.answering.user_vector import check_embedder, owner_history
@@ -54,14 +54,9 @@ class UserVectorPlan:
     step: float = 0.25
 
     @staticmethod
-    def of(settings: Mapping[str, float | int | str]) -> UserVectorPlan:
-        """Read a task's settings; unknown names are an error, because both sides must mean the same."""
-        values = {name: value for name, value in settings.items() if name != "work"}
-        if unknown := sorted(set(values) - set(UserVectorPlan.__dataclass_fields__)):
-            raise PenchantError(f"this device does not know the training setting {unknown[0]}; update it")
-        return UserVectorPlan(
-            **{name: (float(value) if name == "step" else int(value)) for name, value in values.items()}  # type: ignore[arg-type]
-        )
+    def of(settings: Settings) -> UserVectorPlan:
+        """Read a task's settings, which name the work as well."""
+        return read_plan(UserVectorPlan, {name: value for name, value in settings.items() if name != "work"})
 
     def settings(self) -> dict[str, float | int | str]:
         """The plan as a task's settings, with the name of the work."""
@@ -88,8 +83,8 @@ def personal_texts(trainer: Trainer, device: Device, frame: ProjectionFrame, new
         raise PenchantError("there is no text to train on; remember something first")
     queries = device.embedder.embed(cues)
     return [
-        PersonalText(text, frame.person(history.without(item.text), query))
-        for text, item, query in zip(prepare_input(examples), items, queries, strict=True)
+        PersonalText((example.tokens, example.prompt_length), frame.person(history.without(item.text), query))
+        for example, item, query in zip(examples, items, queries, strict=True)
     ]
 
 

@@ -123,3 +123,45 @@ class Frame:
             raise
         except Exception as error:
             raise ProtocolError("the frame could not be read; fetch it again from the fleet") from error
+
+
+def carry(theta: Vector, source: Frame, target: Frame) -> tuple[Vector, float]:
+    """The adapter ``theta`` (d_source,) of one frame in the coordinates (d_target,) of another, and how much of it
+    is there.
+
+    With ``delta W = s U R V`` the target's coordinates are those of the nearest change of weights it can hold,
+
+        R' = (s / s') U'^+ U R V V'^+          (U'^+ = U'^T up to rounding: U' has orthonormal columns),
+
+    which is ``delta W`` itself where the target's spans contain the source's (frames of the same public gradient
+    and different ranks are nested). The pseudo-inverse keeps that exact although factors travel as float16.
+
+    The second value is the kept fraction of the norm, ``|delta W'|_F / |delta W|_F`` over all modules, in [0, 1];
+    modules that the target lacks are lost, and count. 1 for the adapter that changes nothing. Raises ProtocolError
+    if the frames belong to different bases, or a module differs in shape.
+    """
+    if source.base_sha256 != target.base_sha256:
+        raise ProtocolError("the two frames belong to different base models; an adapter cannot be carried over")
+    places = {name: position for position, name in enumerate(target.modules)}
+    carried = np.zeros((len(target.modules), target.rank, target.rank))
+    whole, kept = 0.0, 0.0
+    for position, (name, r) in enumerate(zip(source.modules, source.coordinates(theta), strict=True)):
+        u, v = source.left[position].astype(np.float64), source.right[position].astype(np.float64)
+        whole += source.scale**2 * _squared_norm(u, r, v)
+        if name not in places:
+            continue
+        place = places[name]
+        into, onto = target.left[place].astype(np.float64), target.right[place].astype(np.float64)
+        if len(into) != len(u) or onto.shape[1] != v.shape[1]:
+            raise ProtocolError(f"the two frames disagree on the shape of {name}")
+        # U'^+ U (r', r) and V V'^+ (r, r')
+        carried[place] = np.linalg.pinv(into) @ u @ (source.scale * r) @ (v @ np.linalg.pinv(onto))
+        kept += _squared_norm(into, carried[place], onto)
+        carried[place] /= target.scale
+    fraction = min(1.0, math.sqrt(kept / whole)) if whole > 0 else 1.0
+    return carried.ravel(), fraction
+
+
+def _squared_norm(u: Vector, r: Vector, v: Vector) -> float:
+    """|U R V|_F^2, from the Gram matrices of U and V."""
+    return float(np.sum((u.T @ u @ r) * (r @ v @ v.T)))

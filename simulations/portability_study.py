@@ -22,21 +22,15 @@ import numpy as np
 import torch
 import typer
 
+from client.device_profile import MAX_TOKENS
 from client.examples import Example, make_example, prepare_input, public_examples
 from client.frame_builder import build_frame, public_text
 from client.local_training import LocalSettings, train_coordinates
-from client.personal_training import (
-    FRAME_KINDS,
-    FRAME_RANK,
-    MAX_TOKENS,
-    SCORING_CONTEXT,
-    TOP_LAYERS,
-    split_newest,
-    text_losses,
-)
-from client.portability import TOLERANCE, Losses, move_adapter, warm_retrained
+from client.personal_gate import SCORING_CONTEXT, split_newest, token_losses
+from client.portability import TOLERANCE, Losses, move_adapter
 from client.torch_model import TorchModel
 from client.training_ledger import TrainingLedger
+from client.warm_start import rebased, warm_retrained
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.answering.drafting import plain_draft
 from edge_runtime.commands.support import one_line_errors
@@ -49,6 +43,7 @@ from simulations.statistics import mean_interval
 from simulations.village import load_village
 
 TRAINING = LocalSettings(epochs=3)
+LAYERS, RANK, KINDS = 4, 4, ("attn_output", "ffn_down")  # a small frame: the study is of moving, not of frames
 ARMS = ("old_base", "old_adapter", "new_base", "moved", "warm", "retrained")
 
 
@@ -59,11 +54,11 @@ class Bases:
         self.model = model
         self.engine = Engine.open(model, context_tokens=SCORING_CONTEXT, threads=1)
         started = time.perf_counter()
-        self.torch_model = TorchModel.load(model.path, top_layers=TOP_LAYERS)
+        self.torch_model = TorchModel.load(model.path, top_layers=LAYERS)
         self.load_seconds = time.perf_counter() - started
         started = time.perf_counter()
         public = prepare_input(public_examples(self.engine, public_text()))
-        self.frame: Frame = build_frame(self.torch_model, model.sha256, public, kinds=FRAME_KINDS, rank=FRAME_RANK)
+        self.frame: Frame = build_frame(self.torch_model, model.sha256, public, kinds=KINDS, rank=RANK)
         self.frame_seconds = time.perf_counter() - started
         tell(f"{model.name}: loaded in {self.load_seconds:.0f} s, frame in {self.frame_seconds:.0f} s")
 
@@ -71,7 +66,7 @@ class Bases:
         return [make_example(self.engine, plain_draft(message.cue), message.text) for message in messages]
 
     def trained(self, texts: Sequence[Example]) -> bytes:
-        """An adapter from nothing, as `penchant train --without-privacy` makes it with few texts."""
+        """An adapter from nothing, as `penchant train` makes it with few texts, without notes."""
         batch = self.torch_model.prepare(prepare_input(texts), max_tokens=MAX_TOKENS)
         start = np.zeros(self.frame.dimension)
         theta = train_coordinates(self.torch_model, self.frame, batch, start, TRAINING).theta
@@ -89,7 +84,7 @@ class Bases:
 def losses_of(old: Bases, new: Bases, texts: Sequence[Example]) -> Losses:
     """The gate's losses of these texts, with both models open already."""
     engines = {base.model.sha256: base.engine for base in (old, new)}
-    return lambda model, adapter: text_losses(engines[model.sha256], texts, adapter)
+    return lambda model, adapter: token_losses(engines[model.sha256], texts, adapter)
 
 
 def study_person(person: Person, old: Bases, new: Bases, ledger: TrainingLedger) -> dict[str, Any]:
@@ -102,20 +97,21 @@ def study_person(person: Person, old: Bases, new: Bases, ledger: TrainingLedger)
         old.model,
         new.model,
         losses=losses_of(old, new, gate),
+        learnt=losses_of(old, new, training),
         retrain=lambda moved: warm_retrained(moved, new.model, training, ledger=ledger),
         created="",
     )
-    unjudged = move_adapter(  # as it is, whatever the gate said
-        data, old.model, new.model, losses=lambda model, adapter: [float(adapter is None)] * 2, retrain=None, created=""
-    ).data
-    assert unjudged is not None
+    unjudged = rebased(data, new.model, created="")  # as it is, whatever the gate said
     started = time.perf_counter()
     warm = warm_retrained(unjudged, new.model, training, ledger=ledger)
     warmed = time.perf_counter()
     fresh = new.trained(training)
     retraining_seconds = time.perf_counter() - warmed
     cases = ((old, None), (old, data), (new, None), (new, unjudged), (new, warm), (new, fresh))
-    losses = {arm: float(np.mean(test(base.model, adapter))) for arm, (base, adapter) in zip(ARMS, cases, strict=True)}
+    losses = {
+        arm: float(np.mean([text.mean() for text in test(base.model, adapter)]))
+        for arm, (base, adapter) in zip(ARMS, cases, strict=True)
+    }
     served = {"moved": "moved", "retrained": "warm", "dropped": "new_base"}[move.outcome]
     return {
         "person": person.id,

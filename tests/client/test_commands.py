@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -17,8 +18,11 @@ from typer.testing import CliRunner
 
 import client.commands as commands
 import client.personal_training as personal
-from client.personal_training import TrainingOutcome
+from client.personal_gate import GateDecision
+from client.personal_plan import Privacy
+from client.personal_training import NothingNew, RetrievalOnly, TrainingOutcome
 from client.training_run import TrainingPaused
+from edge_runtime.adapters.log import AdapterVersion
 from edge_runtime.device import Device
 from edge_runtime.models.resources import MIB, DeviceProfile
 from protocol.errors import PenchantError
@@ -26,7 +30,23 @@ from tests.edge_runtime.adapters.test_log import tiny_adapter
 from tests.edge_runtime.adapters.test_versions import answer
 
 READY = DeviceProfile(cores=4, memory_bytes=8192 * MIB, on_mains=True, load=0.2)
-OUTCOME = TrainingOutcome(12, 4, 3.9, 0.008, 4.0, 3.9, 0.1, 0.05, None, 0, 12, 1.5, 5.5)
+OUTCOME = TrainingOutcome(
+    objectives=("next_token", "grounded"),
+    numbers=3584,
+    increment=1,
+    texts=12,
+    new_texts=12,
+    units=12,
+    stop_texts=0,
+    epsilon=math.inf,
+    delta=0.008,
+    epsilon_so_far=math.inf,
+    steps=12,
+    seconds=1.5,
+    served=GateDecision(4, 3.5, 3.4, 0.1, -0.05),
+    plain=GateDecision(4, 4.0, 3.9, 0.1, -math.inf),
+    installed=None,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,16 +76,48 @@ def run(*arguments: str, code: int = 0) -> Result:
 
 def test_it_says_what_came_of_it(training: list[Callable[..., TrainingOutcome]]) -> None:
     shown = run().stdout
-    assert "Trained on 12 texts. Loss on the 4 newest" in shown and "epsilon 3.90" in shown
-    assert "In all trainings of this device together, were all shown: 5.50" in shown and "stays" in shown
+    assert "Trained 3,584 numbers on 12 texts (your words after their requests; the same behind the notes" in shown
+    assert "4 newest, which no training saw, with what your memory adds to the prompt: 3.500 before, 3.400" in shown
+    assert "gain 0.100, at least -0.050 with 90 %" in shown and "Without your memory, to compare: 4.000" in shown
+    assert "stays on this device and may repeat your words" in shown and "not surely a gain" in shown
     training[0] = lambda device, **options: replace(
-        OUTCOME, epsilon=math.inf, epsilon_so_far=math.inf, stop_texts=5, gain_low=-math.inf
+        OUTCOME,
+        increment=2,
+        new_texts=5,
+        stop_texts=5,
+        epsilon=3.9,
+        epsilon_so_far=5.5,
+        installed=AdapterVersion(7, "c" * 64, "b" * 64, "n", None, "2025-01-01", True, True),
     )
-    without = run("--without-privacy")
-    assert "stopped after 12 steps by 5 more" in without.stdout and "may repeat your words" in without.stdout
-    fields = json.loads(run("--without-privacy", "--json").stdout)
-    assert fields["state"] == "finished" and fields["steps"] == 12
-    assert fields["epsilon"] is fields["epsilon_so_far"] is fields["gain_low"] is None
+    private = run("--epsilon", "4", "--unit", "conversation").stdout
+    assert "on 5 new texts and 7 learnt before" in private and "and stopped by 5 more" in private
+    assert "What one conversation loses to the adapter: epsilon 3.90 at delta 0.008 (12 in all)" in private
+    assert "In all trainings of this device together, were all shown: 5.50" in private and "repeat" not in private
+    assert "Live as adapter 7" in private
+
+
+def test_json_has_no_infinity(training: list[Callable[..., TrainingOutcome]]) -> None:
+    fields = json.loads(run("--json").stdout)
+    assert fields["state"] == "finished" and fields["steps"] == 12 and fields["objectives"] == list(OUTCOME.objectives)
+    assert fields["epsilon"] is fields["epsilon_so_far"] is fields["plain"]["gain_low"] is None
+    assert fields["served"] == {
+        "texts": 4,
+        "before": 3.5,
+        "after": 3.4,
+        "gain": 0.1,
+        "gain_low": -0.05,
+        "margin": 0.0,
+        "accepted": False,
+    }
+
+
+def test_nothing_to_train_is_no_error(training: list[Callable[..., Any]]) -> None:
+    training[0] = lambda device, **options: RetrievalOnly(5)
+    assert "there are 5 texts to learn from, and an adapter takes 12" in run().stdout
+    assert json.loads(run("--json").stdout) == {"state": "retrieval only", "texts": 5, "needed": 12}
+    training[0] = lambda device, **options: NothingNew(2)
+    assert "2 of your texts are new since the last training, and it takes 4. --fresh" in run().stdout
+    assert json.loads(run("--json").stdout)["state"] == "nothing new"
 
 
 def test_options_reach_the_training(training: list[Callable[..., TrainingOutcome]]) -> None:
@@ -73,8 +125,13 @@ def test_options_reach_the_training(training: list[Callable[..., TrainingOutcome
     training[0] = lambda device, **options: asked.append(options) or OUTCOME
     run()
     run("--epsilon", "2", "--fresh")
-    run("--without-privacy")
-    assert [(one["epsilon"], one["fresh"]) for one in asked] == [(8.0, False), (2.0, True), (None, False)]
+    run("--epsilon", "8", "--unit", "conversation")
+    assert [(one["privacy"], one["fresh"]) for one in asked] == [
+        (None, False),
+        (Privacy(2.0), True),
+        (Privacy(8.0, "conversation"), False),
+    ]
+    assert "give --epsilon as well" in run("--unit", "conversation", code=2).stderr and len(asked) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

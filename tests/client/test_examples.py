@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from client.examples import device_examples, make_example, prepare_input, public_examples
+from client.examples import Example, device_examples, make_example, prepare_input, public_examples
 from edge_runtime.answering.answering import build_messages
 from edge_runtime.answering.drafting import DEFAULT_CUE, plain_draft
 from edge_runtime.device import Device
 from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.engine import Engine
+from edge_runtime.memory.statements import Statement
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.edge_runtime.model_helpers import open_tiny
 
@@ -84,6 +85,24 @@ def test_the_newest_are_taken_and_what_was_rejected_never_is(engine: Engine, dev
     assert texts(engine, device, messages=0, choices=0) == []
     every = " ".join(prompt + reply for prompt, reply in texts(engine, device, messages=9, choices=9))
     assert "black" not in every and "white" not in every
+
+
+def test_words_of_others_and_files_are_no_replies_of_the_owner(engine: Engine, device: Device) -> None:
+    device.memory.remember_many(
+        [
+            Statement("my own turn", "Anything else?", "2025-04-01", "chat", "passage", "", "c", 1),
+            Statement("her turn", "", "2025-04-01", "chat", "passage", "Ana", "c", 0),
+            Statement("a page of a book", "", "2025-04-01", "file", "passage", "", "f", 0),
+        ]
+    )
+    replies = [reply.split("<")[0] for _, reply in texts(engine, device, messages=9, choices=0)]
+    assert replies == ["written first", "written second", "written third", "my own turn"]
+
+
+def test_weights_go_with_the_text_and_an_example_without_them_has_none() -> None:
+    weighted = Example((1, 2, 3), 1, (0.5, 1.5))
+    assert prepare_input([weighted, Example((1, 2), 1)]) == [((1, 2, 3), 1, (0.5, 1.5)), ((1, 2), 1)]
+    assert [weighted.has_targets(cut) for cut in (1, 2)] == [False, True]
 
 
 def test_public_questions_are_asked_and_other_requests_drafted(engine: Engine) -> None:

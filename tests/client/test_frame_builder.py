@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from importlib import resources
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from client.frame_builder import build_frame, public_text
+from client.frame_builder import build_frame, leading_vectors, mean_gradients, public_text, refresh_frame
 from client.torch_model import as_theta
 from protocol.errors import PenchantError
-from protocol.frames import Frame
+from protocol.frames import Frame, Vector, carry
 from tests.client.framed_help import (
     BASE_SHA256,
     KINDS,
@@ -86,3 +87,58 @@ def test_public_text_is_the_file_that_ships_and_nothing_else() -> None:
     shipped = json.loads(resources.files("client").joinpath("public_text.json").read_text(encoding="utf-8"))
     assert [list(pair) for pair in pairs] == [[entry["request"], entry["reply"]] for entry in shipped]
     assert len(set(pairs)) == len(pairs) >= 12 and all(request and reply for request, reply in pairs)
+
+
+def released_adapter(strong: float = 0.6, noise: float = 0.01) -> Vector:
+    """One strong direction in each R, and noise of a known deviation on every number."""
+    random = np.random.default_rng(3)
+    frame = tiny_frame()
+    theta = noise * random.normal(size=(len(frame.modules), RANK, RANK))
+    for r in theta:
+        a, b = (vector / np.linalg.norm(vector) for vector in random.normal(size=(2, RANK)))
+        r += strong * np.outer(a, b)
+    return theta.ravel()
+
+
+def test_a_refreshed_frame_holds_what_was_released_above_the_noise() -> None:
+    frame, released = tiny_frame(), released_adapter()
+    fresh = refresh_frame(tiny_model(), frame, released, some_texts(), noise_deviation=0.01)
+    assert (fresh.modules, fresh.rank, fresh.scale) == (frame.modules, frame.rank, frame.scale)
+    for u, v in zip(fresh.left, fresh.right, strict=True):
+        assert np.allclose(u.T @ u, np.eye(RANK), atol=2e-3) and np.allclose(v @ v.T, np.eye(RANK), atol=2e-3)
+    _, kept = carry(released, frame, fresh)
+    assert kept > 0.99
+    # With noise of its own size nothing of the release is worth a direction, and the frame is the gradient's.
+    drowned = refresh_frame(tiny_model(), frame, released, some_texts(), noise_deviation=1.0)
+    assert carry(released, frame, drowned)[1] < 0.95
+
+
+def test_a_refreshed_frame_is_filled_with_the_gradient_under_the_release() -> None:
+    frame, released = tiny_frame(), released_adapter()
+    model = tiny_model()
+    drowned = refresh_frame(model, frame, released, some_texts(), noise_deviation=1.0)
+    model.set_frame(frame)
+    model.set_coordinates(frame, as_theta(released))
+    gradients = mean_gradients(model, frame.modules, some_texts())
+    model.set_frame(None)
+    for gradient, u, v in zip(gradients, drowned.left, drowned.right, strict=True):
+        expected_u, expected_v = leading_vectors(gradient, RANK)
+        assert np.allclose(np.abs(u.T @ expected_u.numpy()), np.eye(RANK), atol=5e-3)
+        assert np.allclose(np.abs(v @ expected_v.numpy().T), np.eye(RANK), atol=5e-3)
+    for u, base in zip(drowned.left, frame.left, strict=True):
+        assert np.linalg.norm(u - base @ (base.T @ u)) > 0.05  # the release has turned the gradient
+
+
+def test_refreshing_takes_the_release_and_public_text_and_nothing_else() -> None:
+    """The same release gives the same digest whatever else the model held, and nobody's adapter is asked for."""
+    frame, released = tiny_frame(), released_adapter()
+    first = refresh_frame(tiny_model(), frame, released, some_texts(), noise_deviation=0.01)
+    tiny_model().set_frame(frame)  # somebody's personal adapter, in use
+    tiny_model().set_coordinates(frame, as_theta(some_theta(5)))
+    again = refresh_frame(tiny_model(), frame, released, some_texts(), noise_deviation=0.01)
+    assert first.digest == again.digest
+    assert tiny_model().linear(frame.modules[0]).weight.grad is None
+    inputs = set(inspect.signature(refresh_frame).parameters) - {"on_progress"}
+    assert inputs == {"model", "frame", "released", "examples", "noise_deviation"}
+    other = refresh_frame(tiny_model(), frame, 2 * released, some_texts(), noise_deviation=0.01)
+    assert other.digest != first.digest

@@ -23,8 +23,8 @@ from tests.tiny_model import write_tiny_model
 
 app = typer.Typer()
 app.command()(move)
-BAD = Judgement(9, 3.0, 2.8, 3.1, -0.1, float("-inf"), -0.3, float("-inf"), 0.02)
-GOOD = Judgement(9, 3.0, 2.8, 2.79, 0.21, 0.1, 0.01, -0.01, 0.02)
+BAD = Judgement(9, 30, 3.0, 2.8, 3.1, -0.1, float("-inf"), -0.3, float("-inf"), 0.02)
+GOOD = Judgement(9, 30, 3.0, 2.8, 2.79, 0.21, 0.1, 0.01, -0.01, 0.02)
 
 
 @pytest.fixture

@@ -20,12 +20,6 @@ from tests.client.framed_help import (
 )
 
 
-@pytest.fixture(autouse=True)
-def only_the_words_that_occur(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny vocabulary would otherwise be covered whole."""
-    monkeypatch.setattr(client.torch_model, "EXPECTED_WORDS", 0)
-
-
 def full_loss(theta: np.ndarray, texts: list[tuple[list[int], int]]) -> float:
     """Summed loss over the whole vocabulary, from log_probabilities."""
     model, frame = tiny_model(), tiny_frame()
@@ -34,19 +28,6 @@ def full_loss(theta: np.ndarray, texts: list[tuple[list[int], int]]) -> float:
     total = -sum(float(model.log_probabilities(ids)[prompt - 1 :].sum()) for ids, prompt in texts)
     model.set_frame(None)
     return total
-
-
-def short_loss(theta: np.ndarray, texts: list[tuple[list[int], int]]) -> float:
-    """The same with the restricted output layer."""
-    model, frame = tiny_model(), tiny_frame()
-    batch = model.prepare(texts, max_tokens=400)
-    model.set_frame(frame)
-    model.set_coordinates(frame, as_theta(theta))
-    with torch.no_grad():
-        losses, tokens = model.losses(batch)
-    model.set_frame(None)
-    assert tokens.tolist() == [len(ids) - prompt for ids, prompt in texts]
-    return float(losses.sum())
 
 
 def test_cached_lower_layers_give_the_full_model() -> None:
@@ -80,44 +61,6 @@ def test_the_frame_is_w_plus_scale_u_r_v() -> None:
     model.set_frame(None)
     assert np.allclose(adapted, plain_log_probabilities(plain, ids), atol=5e-5)
     assert np.abs(adapted - model.log_probabilities(ids)).max() > 1e-2  # and the adapter does something
-
-
-def test_short_output_layer_is_exact_without_adapter() -> None:
-    texts = some_texts(2)
-    zero = np.zeros(tiny_frame().dimension)
-    assert short_loss(zero, texts) == pytest.approx(full_loss(zero, texts), abs=1e-3)
-
-
-def test_short_output_layer_is_wrong_in_second_order_only() -> None:
-    # Half the step, a quarter of the error; with a rest that never moves it would be half.
-    texts, direction = some_texts(2), some_theta(1, size=1.0)
-    errors = [full_loss(t * direction, texts) - short_loss(t * direction, texts) for t in (0.08, 0.04, 0.02)]
-    assert errors[0] > errors[1] > errors[2] > 0  # too low, as log-sum-exp is convex
-    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.2)
-    assert errors[1] / errors[2] == pytest.approx(4.0, rel=0.2)
-
-
-def test_words_that_the_model_expects_make_it_more_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts, theta, errors = some_texts(2), some_theta(1, size=0.1), []
-    for count in (0, 60, 150, 10_000):
-        monkeypatch.setattr(client.torch_model, "EXPECTED_WORDS", count)
-        errors.append(full_loss(theta, texts) - short_loss(theta, texts))
-    assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[3] == pytest.approx(0.0, abs=1e-3)
-
-
-def test_a_batch_with_every_word_has_no_rest() -> None:
-    model, frame = tiny_model(), tiny_frame()
-    vocabulary = list(range(model.output_weight.shape[0]))
-    theta = some_theta(2, size=0.3)
-    text = ([1, *vocabulary], 1)
-    assert short_loss(theta, [text]) == pytest.approx(full_loss(theta, [text]), rel=1e-5)
-    batch = model.prepare([text], max_tokens=400)
-    model.set_frame(frame)
-    copies = as_theta(theta).requires_grad_(True)
-    model.set_coordinates(frame, copies)
-    model.losses(batch)[0].sum().backward()
-    model.set_frame(None)
-    assert copies.grad is not None and torch.isfinite(copies.grad).all()
 
 
 def test_one_r_per_example_is_separate_runs() -> None:
@@ -172,6 +115,36 @@ def test_bfloat16_is_near_float32() -> None:
         values.append(model.log_probabilities(some_texts()[1][0]))
         model.set_frame(None)
     assert 0 < np.abs(values[0] - values[1]).mean() < 0.1
+
+
+def test_weights_multiply_the_losses_of_their_own_tokens() -> None:
+    model, (ids, prompt) = tiny_model(), some_texts()[1]
+    model.set_frame(None)
+    given = [0.5 + 0.25 * i for i in range(len(ids) - prompt)]
+    alone = -model.log_probabilities(ids)[prompt - 1 :]
+    batch = model.prepare([(ids, prompt), (ids, prompt, given), some_texts()[0]])
+    losses, tokens = model.losses(batch)
+    assert float(losses[0]) == pytest.approx(alone.sum(), rel=1e-4)
+    assert float(losses[1]) == pytest.approx(float(alone @ given), rel=1e-4)
+    assert tokens[0] == tokens[1] == len(given)  # the count is not weighted
+    assert float(model.losses(batch.rows(torch.tensor([1])))[0]) == pytest.approx(float(losses[1]), rel=1e-5)
+    cut, _ = model.losses(model.prepare([(ids, prompt, given)], max_tokens=prompt + 2))
+    assert float(cut[0]) == pytest.approx(float(alone[:2] @ given[:2]), rel=1e-4)
+    whole, _ = model.losses(model.prepare([(ids, 0, [9.0] + [2.0] * (len(ids) - 1))]))
+    assert float(whole[0]) == pytest.approx(-2 * model.log_probabilities(ids).sum(), rel=1e-4)
+    with pytest.raises(PenchantError, match="one weight per token"):
+        model.prepare([(ids, prompt, given[1:])])
+
+
+def test_pieces_bound_texts_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()  # adapts 2 layers
+    batch = model.prepare(some_texts())  # of 12, 15, 18, 21, 24, 27 tokens
+    index = torch.tensor([5, 0, 1, 2, 3])
+    monkeypatch.setattr(client.torch_model, "TOKENS_AND_LAYERS_AT_ONCE", 80)
+    assert [piece.tolist() for piece in model.pieces(batch, index, 6)] == [[5, 0], [1, 2], [3]]
+    assert [piece.tolist() for piece in model.pieces(batch, index, 1)] == [[5], [0], [1], [2], [3]]
+    monkeypatch.setattr(client.torch_model, "TOKENS_AND_LAYERS_AT_ONCE", 1)
+    assert [piece.tolist() for piece in model.pieces(batch, index[:2], 6)] == [[5], [0]]  # one text is always taken
 
 
 def test_texts_are_cut_and_empty_ones_refused() -> None:

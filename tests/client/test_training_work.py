@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from client.dp_sgd import PrivateSettings, example_gradients, noisy_mean, prepare_examples
+from client.examples import Example, prepare_input
 from client.local_training import evaluate_coordinates
-from client.torch_model import as_theta
+from client.objectives.objective import Objective, Pair
+from client.objectives.preference import pair_losses, prepare_pairs
+from client.privacy_units import units_of
+from client.torch_model import Batch, as_theta
 from client.training_run import generator_of
-from client.training_work import PrivateWork, TextSettings, TextWork
+from client.training_work import (
+    ObjectivesWork,
+    PrivateObjectivesWork,
+    PrivateWork,
+    TextSettings,
+    TextWork,
+    _Part,
+)
+from protocol.errors import PenchantError
+from protocol.frames import Vector
 from tests.client.framed_help import some_texts, some_theta, tiny_frame, tiny_model
+from tests.client.objectives.objective_help import some_examples, some_pairs
 
 SETTINGS = PrivateSettings(8.0, 1e-3, 3.0, 0.5, 0.5, 0.05)
 
@@ -40,10 +56,8 @@ def test_the_gradient_is_that_of_the_mean_over_tokens() -> None:
 
 def test_every_pass_takes_every_text_once_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     work, taken = text_work(4), list[list[int]]()
-    rows = work._batch.rows
-    monkeypatch.setattr(
-        type(work._batch), "rows", lambda self, index: (taken[-1].extend(index.tolist()), rows(index))[1]
-    )
+    rows = Batch.rows
+    monkeypatch.setattr(Batch, "rows", lambda self, index: (taken[-1].extend(index.tolist()), rows(self, index))[1])
     assert work.steps == 6
     for step in range(work.steps):
         if step % 2 == 0:
@@ -90,3 +104,141 @@ def test_bfloat16_where_the_model_is_in_it() -> None:
     exact, rounded = text_work(6).gradient(theta, 0, 0, 12), half.gradient(theta, 0, 0, 12)
     cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
     assert 0.98 < cosine < 1 and not np.array_equal(exact, rounded)
+
+
+def mean_gradient(objective: Objective, theta: Vector) -> Vector:
+    """Gradient of one objective's mean loss over all its items, by hand."""
+    model, frame, point = tiny_model(), tiny_frame(), as_theta(theta).requires_grad_(True)
+    if objective.pairs:
+        start = np.zeros(frame.dimension)
+        pairs = prepare_pairs(model, frame, objective.pairs, start, max_tokens=160)
+        model.set_frame(frame)
+        loss = pair_losses(model, frame, pairs, torch.arange(len(pairs)), point).mean()
+    else:
+        batch = model.prepare(prepare_input(objective.examples))
+        model.set_frame(frame)
+        model.set_coordinates(frame, point)
+        losses, tokens = model.losses(batch)
+        loss = losses.sum() / tokens.sum()
+    loss.backward()
+    model.set_frame(None)
+    assert point.grad is not None
+    return point.grad[0].double().numpy()
+
+
+def three_objectives() -> list[Objective]:
+    weighted = [
+        replace(text, weights=tuple(np.linspace(0.5, 1.5, len(text.tokens) - text.prompt_length)))
+        for text in some_examples(3, 1)
+    ]
+    return [
+        Objective("next_token", some_examples(4)),
+        Objective("influence", tuple(weighted), weight=0.5),
+        Objective("preference", pairs=some_pairs(2), weight=2.0),
+    ]
+
+
+def objectives_work(objectives: list[Objective], batch_size: int) -> ObjectivesWork:
+    return ObjectivesWork(tiny_model(), tiny_frame(), objectives, None, TextSettings(2, batch_size))
+
+
+def test_objectives_add_up_with_their_weights() -> None:
+    theta, objectives = some_theta(3), three_objectives()
+    expected = sum(one.weight * mean_gradient(one, theta) for one in objectives)
+    for rows in (99, 2, 1):
+        assert np.allclose(objectives_work(objectives, 9).gradient(theta, 0, 0, rows), expected, rtol=1e-3, atol=1e-6)
+    without = Objective("next_token", (Example((1, 2, 3), 2),), max_tokens=2)
+    assert np.allclose(objectives_work([*objectives, without], 9).gradient(theta, 0, 0, 9), expected, atol=1e-6)
+    with pytest.raises(PenchantError, match="no text"):
+        objectives_work([without], 9)
+
+
+def test_the_parts_of_a_pass_take_every_item_of_every_objective_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    objectives, taken = three_objectives(), dict[str, list[int]]()
+    work = objectives_work(objectives, 3)
+    assert work.steps == 6  # nine items, three at a time, twice
+    monkeypatch.setattr(
+        _Part,
+        "mean_gradient",
+        lambda self, chosen, theta, rows: taken.setdefault(self.objective.name, []).extend(chosen.tolist()) or theta,
+    )
+    for step in range(3):
+        work.gradient(some_theta(), 0, step, 99)
+    assert {name: sorted(order) for name, order in taken.items()} == {
+        "next_token": [0, 1, 2, 3], "influence": [0, 1, 2], "preference": [0, 1],
+    }  # fmt: skip
+
+
+def test_in_order_the_oldest_come_first_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    work = objectives_work([Objective("conversation_questions", some_examples(6), in_order=True)], 2)
+    monkeypatch.setattr(
+        _Part, "mean_gradient", lambda self, chosen, theta, rows: taken.extend(chosen.tolist()) or theta
+    )
+    for step in range(work.steps):
+        work.gradient(some_theta(), step, step, 99)
+    assert taken == [*range(6), *range(6)]
+
+
+def test_a_step_is_a_pure_function_of_theta_seed_and_step() -> None:
+    work, theta = objectives_work(three_objectives(), 3), some_theta(2)
+    first = [work.gradient(theta, 5, step, 4) for step in range(4)]
+    again = objectives_work(three_objectives(), 3)
+    for step in (3, 1, 0, 2):
+        assert np.array_equal(again.gradient(theta, 5, step, 4), first[step])
+    assert not np.array_equal(work.gradient(theta, 6, 0, 4), first[0])
+
+
+def test_the_start_is_where_the_reference_values_of_pairs_are_taken() -> None:
+    pairs, theta = [Objective("preference", pairs=some_pairs(2))], some_theta(4)
+    here = ObjectivesWork(tiny_model(), tiny_frame(), pairs, None, TextSettings(1), start=theta)
+    there = ObjectivesWork(tiny_model(), tiny_frame(), pairs, None, TextSettings(1))
+    assert not np.allclose(here.gradient(theta, 0, 0, 9), there.gradient(theta, 0, 0, 9), atol=1e-6)
+
+
+def test_objectives_are_private_item_by_item() -> None:
+    """Every clipped gradient is that of one example or pair alone: none changes when another item goes."""
+    theta, everything = some_theta(2), PrivateSettings(8.0, 1e-3, 3.0, 1.0, 1e9, 0.05)
+    private = [Objective("next_token", some_examples(3)), Objective("preference", pairs=some_pairs(2), weight=2.0)]
+
+    def total(objectives: list[Objective]) -> Vector:
+        work = PrivateObjectivesWork(tiny_model(), tiny_frame(), objectives, everything, 0.0)
+        return work.gradient(theta, 0, 0, 4) * sum(map(len, objectives))
+
+    whole = total(private)
+    alone = [replace(private[0], examples=(text,)) for text in private[0].examples]
+    alone += [replace(private[1], pairs=(pair,)) for pair in private[1].pairs]
+    assert np.allclose(whole, sum(total([one]) for one in alone), rtol=1e-4, atol=1e-6)
+    assert np.allclose(
+        total(alone[-1:]), 2 * mean_gradient(replace(alone[-1], weight=1.0), theta), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_units_are_clipped_as_one() -> None:
+    theta, settings = some_theta(2), PrivateSettings(8.0, 1e-3, 3.0, 1.0, 0.01, 0.05)
+    objectives = [Objective("next_token", some_examples(3)), Objective("preference", pairs=some_pairs(1))]
+    units = units_of(["a", "b", "a", "b"])
+    work = PrivateObjectivesWork(tiny_model(), tiny_frame(), objectives, settings, 0.0, units=units)
+    free = PrivateSettings(8.0, 1e-3, 3.0, 1.0, 1e9, 0.05)
+
+    def sum_of(examples: tuple[Example, ...], pairs: tuple[Pair, ...]) -> Vector:
+        parts = [Objective("next_token", examples), Objective("preference", pairs=pairs)]
+        return PrivateObjectivesWork(tiny_model(), tiny_frame(), parts, free, 0.0).gradient(theta, 0, 0, 9) * 2
+
+    examples, pairs = objectives[0].examples, objectives[1].pairs
+    both = [sum_of((examples[0], examples[2]), ()), sum_of(examples[1:2], pairs)]
+    expected = sum(one * min(1, 0.01 / np.linalg.norm(one)) for one in both) / 2
+    assert np.allclose(work.gradient(theta, 0, 0, 9), expected, rtol=1e-3, atol=1e-7)
+    with pytest.raises(PenchantError, match="one unit"):
+        PrivateObjectivesWork(tiny_model(), tiny_frame(), objectives, settings, 0.0, units=units_of(["a"]))
+
+
+def test_a_private_run_refuses_what_is_not_per_text() -> None:
+    with pytest.raises(PenchantError, match="grounded"):
+        PrivateObjectivesWork(tiny_model(), tiny_frame(), [Objective("grounded", some_examples(2))], SETTINGS, 1.0)
+    nothing_left = [Objective("preference", pairs=some_pairs(2), max_tokens=2)]
+    assert (
+        not PrivateObjectivesWork(tiny_model(), tiny_frame(), nothing_left, SETTINGS, 0.0)
+        .gradient(some_theta(), 0, 0, 4)
+        .any()
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from protocol.errors import ProtocolError
-from protocol.frames import MAX_FRAME_BYTES, Frame
+from protocol.frames import MAX_FRAME_BYTES, Frame, carry
 
 BASE = "a" * 64
 
@@ -131,3 +131,63 @@ def test_garbage_is_refused_in_one_line() -> None:
         with pytest.raises(ProtocolError) as caught:
             Frame.from_bytes(data)
         assert "\n" not in str(caught.value)
+
+
+def first_columns(frame: Frame, rank: int, modules: int, scale: float) -> Frame:
+    """The frame of lower rank and fewer modules that the same gradient gives."""
+    left = tuple(u[:, :rank] for u in frame.left[-modules:])
+    right = tuple(v[:rank] for v in frame.right[-modules:])
+    return Frame(frame.base_sha256, rank, scale, frame.modules[-modules:], left, right)
+
+
+def rounded(frame: Frame) -> Frame:
+    """As a device reads it: factors in float16, so that columns are orthonormal to three digits only."""
+    return Frame.from_bytes(frame.to_bytes())
+
+
+@pytest.mark.parametrize("source_scale, target_scale", [(2.0, 2.0), (0.5, 3.0)])
+def test_an_adapter_is_carried_exactly_into_a_frame_that_contains_its_own(
+    source_scale: float, target_scale: float
+) -> None:
+    wide = rounded(some_frame(rank=5, scale=target_scale))
+    small = first_columns(wide, 2, 2, source_scale)
+    theta = np.random.default_rng(4).normal(size=small.dimension)
+    carried, kept = carry(theta, small, wide)
+    assert kept == pytest.approx(1.0, abs=1e-12)
+    # What the two adapters do to the weights, module by module; the wide one leaves its other module alone.
+    there = dict(zip(wide.modules, deltas(wide, carried), strict=True))
+    for name, delta in zip(small.modules, deltas(small, theta), strict=True):
+        assert np.abs(delta).max() > 0.1 and np.allclose(there[name], delta, atol=1e-5)
+    assert not there[wide.modules[0]].any()
+    # Sums and mixtures commute with it, and the way back is exact too.
+    assert np.allclose(carry(-2.0 * theta, small, wide)[0], -2.0 * carried)
+    assert np.allclose(carry(carried, wide, small)[0], theta, atol=1e-9)
+
+
+def test_what_does_not_fit_is_projected_and_the_loss_is_told() -> None:
+    wide = some_frame(rank=5)
+    small = first_columns(wide, 3, 3, 2.0)
+    theta = np.random.default_rng(5).normal(size=wide.dimension)
+    carried, kept = carry(theta, wide, small)
+    # Orthonormal frames: the projection keeps the upper left block of every R.
+    blocks = wide.coordinates(theta)[:, :3, :3]
+    assert np.allclose(small.coordinates(carried), blocks, atol=1e-5)
+    assert kept == pytest.approx(np.linalg.norm(blocks) / np.linalg.norm(theta), rel=1e-5)
+    foreign = some_frame(rank=3, seed=9)
+    _, by_chance = carry(theta, wide, foreign)
+    assert 0 < by_chance < 0.8
+    # Modules that the target lacks are lost, and count as lost.
+    fewer = first_columns(wide, 5, 1, 2.0)
+    _, rest = carry(theta, wide, fewer)
+    assert rest == pytest.approx(np.linalg.norm(wide.coordinates(theta)[2]) / np.linalg.norm(theta), rel=1e-5)
+    assert carry(np.zeros(wide.dimension), wide, foreign)[1] == 1.0
+
+
+def test_nothing_is_carried_between_models() -> None:
+    frame, theta = some_frame(), np.ones(27)
+    with pytest.raises(ProtocolError, match="different base"):
+        carry(theta, frame, dataclasses.replace(frame, base_sha256="b" * 64))
+    with pytest.raises(ProtocolError, match="shape"):
+        carry(theta, frame, dataclasses.replace(frame, right=tuple(v[:, :-1] for v in frame.right)))
+    with pytest.raises(ProtocolError, match="27 numbers"):
+        carry(np.ones(4), frame, frame)

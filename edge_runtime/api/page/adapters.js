@@ -1,7 +1,7 @@
 // The adapters: every version on this device, which one is live, roll back and switch off.
 
 import { call, get } from "./api.js";
-import { attempt, button, h, notify, number, title, when } from "./dom.js";
+import { attempt, button, h, icon, notify, number, title, when } from "./dom.js";
 
 /** Shows the versions, newest first. */
 export async function showAdapters(place) {
@@ -42,6 +42,7 @@ export async function showAdapters(place) {
           { class: "versions" },
           adapters.toReversed().map((one) => version(one, change)),
         ),
+      explanation(),
       live &&
         h(
           "section",
@@ -84,6 +85,33 @@ function version(one, change) {
       h("dt", {}, "For the model"),
       h("dd", {}, h("code", {}, one.base_sha256.slice(0, 16))),
       !one.held && [h("dt", {}, "State"), h("dd", {}, "Its numbers were deleted when you had something forgotten.")],
+    ),
+  );
+}
+
+function explanation() {
+  return h(
+    "details",
+    { class: "card" },
+    h("summary", {}, "What is private here", icon("more")),
+    h(
+      "ol",
+      {},
+      h(
+        "li",
+        {},
+        "What can leave is always private: noised sums, if you take part. Their ε hides you as a person.",
+      ),
+      h(
+        "li",
+        {},
+        "What stays is private if you ask. An adapter lies here encrypted, beside the words it learnt from, and may ",
+        "repeat them. ",
+        h("code", {}, "penchant train --epsilon 8"),
+        " hides each text in noise, ",
+        h("code", {}, "--unit conversation"),
+        " each conversation; neither hides you as a person. A smaller ε hides more, and teaches less.",
+      ),
     ),
   );
 }

@@ -187,6 +187,7 @@ function explanation() {
         "The list is cut to a fixed length, so nobody weighs more than anybody else.",
         "Random noise is added, and masks that cancel out only when everybody’s lists are added up.",
         "The server sees the sum of all lists. It cannot read yours.",
+        "Nothing else leaves: memories and adapters stay.",
       ].map((text) => h("li", {}, text)),
     ),
   );

@@ -375,3 +375,21 @@ def test_every_view_can_be_used_by_everybody(
                 assert visit.too_wide() == [], view
                 page.set_viewport_size({"width": width, "height": height})
         assert visit.problems == []
+
+
+@needs_browser
+def test_the_page_says_what_is_private_by_itself_and_what_on_request(visit: Visit, session: Session) -> None:
+    page = visit.page
+    visit.go("Adapters", "Adapters")
+    kinds = page.get_by_role("listitem").filter(has_text="private")
+    assert not kinds.first.is_visible()
+    page.get_by_text("What is private here").click()
+    assert "What can leave is always private" in kinds.nth(0).inner_text()
+    assert "What stays is private if you ask" in kinds.nth(1).inner_text()
+    for option in ("--epsilon 8", "--unit conversation"):
+        assert page.locator("code").get_by_text(option).is_visible()
+    assert visit.barriers() == []
+    visit.go("What has left this device", "What has left this device")
+    page.get_by_text("How a contribution is made").click()
+    assert page.get_by_text("Nothing else leaves: memories and adapters stay.").is_visible()
+    assert visit.barriers() == []

@@ -1,0 +1,268 @@
+"""What `penchant train` trains on, and the run that makes of it.
+
+    texts      the owner's messages and choices, older to newer:   | trained on | stop by | held out for the gate |
+    objectives without privacy: each text behind the prompt that serves it, with notes and without
+               private: without notes, as a note would carry one text into another's gradient
+    size       layers, rank and kinds of map from the device and the number of texts (``device_profile``)
+    tiers      on top of the adapter that the fleet shares, if this device is in one (``tiers``)
+    increments a training goes on from the live adapter: new texts, and windows on those learnt before (``lifelong``)
+    run        texts, settings, model and frame as digests, so that a kept state goes on with its own run only
+
+Privacy is what the owner asks for: a personal adapter stays on the device, and an encrypted memory there holds the very
+same texts. What leaves a device is private always (``client.contribution``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal, TypeVar
+
+import cbor2
+
+from client.device_profile import MAX_TOKENS, TrainedShape, TrainingProfile, device_profile
+from client.dp_sgd import MICRO_BATCH, PrivateSettings, epsilon_spent, noise_multiplier_for
+from client.examples import own_choices, own_messages
+from client.learning_rate import WARM_UP, Scheduled
+from client.lifelong import (
+    Increment,
+    LifelongRecord,
+    LifelongSettings,
+    anchored,
+    name_of,
+    next_increment,
+    record_after,
+)
+from client.objectives import grounded
+from client.objectives.defaults import default_objectives
+from client.objectives.objective import Objective
+from client.personal_gate import split_newest
+from client.privacy_units import Units, conversation_of, units_of
+from client.tiers import Footing, TieredWork
+from client.torch_model import fast_dtype
+from client.training import Trainer
+from client.training_run import RunPlan, Work
+from client.training_work import ObjectivesWork, PrivateObjectivesWork, TextSettings
+from edge_runtime.device import Device
+from edge_runtime.engine.engine import Engine
+from edge_runtime.feedback.preferences import Preference
+from edge_runtime.memory.memory import Memory
+from edge_runtime.memory.statements import MemoryItem
+from edge_runtime.models.catalogue import ModelFile, read_model_shape
+from edge_runtime.models.resources import probe
+from protocol.errors import PenchantError
+from protocol.frames import Frame, Vector
+
+MAXIMUM_TEXTS: Final = 400  # of each kind, the newest
+HELD_OUT_TEXTS: Final = 40  # of each kind, at most: they are scored twice under two adapters
+EARLY_STOP_TEXTS, STOP_PARTS = 24, 6  # fewer texts tell too little to choose a step by a sixth of them
+FIXED_EPOCHS, MOST_EPOCHS = 3, 8  # passes without and with early stopping
+BATCH_SIZE: Final = 4
+LEARNING_RATE: Final = 0.02  # of all layers; 0.05 is too much for them (``simulations.frame_study``)
+LIFELONG: Final = LifelongSettings()
+FEWEST_NEW: Final = 4  # texts since the last training, from which on the next is worth while
+
+Unit = Literal["text", "conversation"]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What the owner asked for: at most ``epsilon`` lost by one ``unit`` to the adapter."""
+
+    epsilon: float
+    unit: Unit = "text"
+
+
+@dataclass(frozen=True)
+class OwnTexts:
+    """Messages and choices of the owner, each in the order of their dates."""
+
+    messages: tuple[MemoryItem, ...] = ()
+    choices: tuple[Preference, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.messages) + len(self.choices)
+
+    def split(self, parts: int, most: int | None = None) -> tuple[OwnTexts, OwnTexts]:
+        """(older, newest ``parts``-th but ``most`` at most), each kind by itself."""
+        messages, choices = split_newest(self.messages, parts, most), split_newest(self.choices, parts, most)
+        return OwnTexts(tuple(messages[0]), tuple(choices[0])), OwnTexts(tuple(messages[1]), tuple(choices[1]))
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """To train on, to stop by (none: all steps are taken), held out for the gate. ``new`` of those that are trained on
+    have not been before; ``names`` are theirs all, for the record of increment ``number``."""
+
+    training: OwnTexts
+    stop: OwnTexts
+    held_out: OwnTexts
+    new: int
+    names: frozenset[str]
+    number: int
+
+
+def own_texts(device: Device) -> OwnTexts:
+    """The newest ``MAXIMUM_TEXTS`` of each kind."""
+    return OwnTexts(tuple(own_messages(device)[-MAXIMUM_TEXTS:]), tuple(own_choices(device)[-MAXIMUM_TEXTS:]))
+
+
+def split_texts(
+    texts: OwnTexts, *, private: bool, record: LifelongRecord | None = None, lifelong: LifelongSettings = LIFELONG
+) -> TextParts:
+    """The parts of a training that goes on from ``record`` (None: from nothing). Private runs stop by nothing: their
+    noise was sized for all their steps."""
+    older, held_out = texts.split(4, HELD_OUT_TEXTS)
+
+    def increment(kind: Sequence[Item], name: Callable[[Item], str]) -> Increment[Item]:
+        return next_increment(kind, name, record, lifelong, private=private)
+
+    messages, choices = increment(older.messages, _message_name), increment(older.choices, _choice_name)
+    new, old = OwnTexts(messages.new, choices.new), OwnTexts(messages.old, choices.old)
+    stop, number = OwnTexts(), messages.number
+    if not private and len(new) >= EARLY_STOP_TEXTS:
+        new, stop = new.split(STOP_PARTS)
+    training = OwnTexts(old.messages + new.messages, old.choices + new.choices)
+    unseen = OwnTexts(
+        increment(held_out.messages, _message_name).new,  # written late and dated early: it may have been learnt
+        increment(held_out.choices, _choice_name).new,
+    )
+    names = frozenset(map(_message_name, training.messages)) | frozenset(map(_choice_name, training.choices))
+    return TextParts(training, stop, unseen, len(new), names, number)
+
+
+def _message_name(item: MemoryItem) -> str:
+    return name_of(item.text)
+
+
+def _choice_name(choice: Preference) -> str:
+    return name_of(choice.prompt, choice.chosen)
+
+
+def objectives_of(engine: Engine, memory: Memory, texts: OwnTexts, *, private: bool) -> list[Objective]:
+    """The objectives of these texts; the last is that by which a training stops, and which a warm start takes."""
+    return default_objectives(engine, memory, texts.messages, texts.choices, private=private)
+
+
+def profile_of(model: ModelFile, texts: int, *, private: bool, memory_bytes: int | None) -> TrainingProfile:
+    """What this device trains of this model, in ``memory_bytes`` at most. Raises PenchantError if that is nothing."""
+    facts = probe()
+    limits = [limit for limit in (facts.memory_bytes, memory_bytes) if limit is not None]
+    profile = device_profile(
+        min(limits, default=None),
+        facts.cores,
+        TrainedShape.of(model.path),
+        texts,
+        private=private,
+        max_tokens=MAX_TOKENS if private else grounded.MAX_TOKENS,
+        bytes_per_number=fast_dtype().itemsize,
+    )
+    if profile.tier == "none":
+        raise PenchantError(f"{profile.line()[:-1]}; raise --memory, or close other programs")
+    return profile
+
+
+def layers_of(frame: Frame, model: ModelFile) -> int:
+    """How many layers from the top a frame reaches down."""
+    return read_model_shape(model.path).layers - min(int(module.split(".")[1]) for module in frame.modules)
+
+
+@dataclass(frozen=True)
+class PersonalPlan:
+    """A run from ``start`` (d,) with what is said about it: the names of its ``objectives``, how many ``units`` the
+    promise counts, and what one of them loses (``epsilon`` infinite: no promise) at ``delta``."""
+
+    run: RunPlan
+    start: Vector
+    objectives: tuple[str, ...]
+    units: int
+    epsilon: float
+    delta: float
+
+
+def plan_run(
+    trainer: Trainer,
+    device: Device,
+    frame: Frame,
+    parts: TextParts,
+    privacy: Privacy | None,
+    stand: Footing,
+    record: LifelongRecord | None = None,
+    *,
+    rows: int = MICRO_BATCH,
+) -> PersonalPlan:
+    """The run that these texts and this privacy make, on top of the fleet's tier (``stand``) and of ``record`` (None:
+    nothing was trained before), differentiating at most ``rows`` texts at a time."""
+    private = privacy is not None
+    engine, memory = trainer.engine, device.memory
+    objectives = objectives_of(engine, memory, parts.training, private=private)
+    stop = objectives_of(engine, memory, parts.stop, private=private)[-1] if len(parts.stop) else None
+    delta = 1.0 / (10 * len(parts.training))
+    texts_sha256 = digest([[one.content for one in objectives], stop.content if stop else None])
+    names = tuple(one.name for one in objectives)
+
+    start = stand.start if record is None else record.theta
+    beside = [[name, left.tobytes(), right.tobytes()] for name, (left, right) in sorted(stand.beside.items())]
+    past = digest([start.tobytes(), beside, record.digest if record else ""])
+
+    def on_what_stands(work: Work) -> Work:
+        held = anchored(work, record, LIFELONG, private=private)
+        return Scheduled(TieredWork(trainer.torch_model, stand.beside, held) if stand.beside else held)
+
+    def plan_sha256(settings: object) -> str:
+        model = [trainer.model.sha256, frame.digest, str(trainer.torch_model.dtype)]
+        return digest([repr(settings), repr(LIFELONG), WARM_UP, past, *model])
+
+    if privacy is None:
+        settings = TextSettings(MOST_EPOCHS if stop else FIXED_EPOCHS, BATCH_SIZE, LEARNING_RATE)
+        work = ObjectivesWork(trainer.torch_model, frame, objectives, stop, settings, start=start)
+        rows = min(rows, settings.batch_size)
+        run = RunPlan(on_what_stands(work), texts_sha256, plan_sha256(settings), rows)
+        return PersonalPlan(run, start, names, len(parts.training), math.inf, delta)
+    units = units_for(parts.training, privacy.unit)
+    private_settings = PrivateSettings(
+        epsilon=privacy.epsilon,
+        delta=delta,
+        epochs=6.0,
+        sampling_rate=0.5,
+        clip_norm=0.5,
+        learning_rate=LEARNING_RATE,
+    )
+    rate, steps = private_settings.sampling_rate, private_settings.steps
+    noise = noise_multiplier_for(privacy.epsilon, delta, rate, steps)
+    noisy = PrivateObjectivesWork(
+        trainer.torch_model, frame, objectives, private_settings, noise, units=units, start=start
+    )
+    plan = plan_sha256([private_settings, privacy.unit, [members.tolist() for members in units.members]])
+    run = RunPlan(on_what_stands(noisy), texts_sha256, plan, rows, noise, rate)
+    return PersonalPlan(run, start, names, units.count, epsilon_spent(noise, rate, steps, delta), delta)
+
+
+def record_for(
+    plan: PersonalPlan,
+    parts: TextParts,
+    privacy: Privacy | None,
+    record: LifelongRecord | None,
+    frame: Frame,
+    theta: Vector,
+) -> LifelongRecord:
+    """What the next increment must know of ``theta``, with the epsilon that one unit has lost to all increments: a text
+    is in the noise of one of them, a conversation may be in that of each."""
+    spent = plan.epsilon if privacy else None
+    if privacy and privacy.unit == "conversation" and record is not None and record.epsilon is not None:
+        spent = plan.epsilon + record.epsilon
+    return record_after(record, parts.number, parts.names, frame, theta, epsilon=spent)
+
+
+def units_for(texts: OwnTexts, unit: Unit) -> Units:
+    """What is protected as one, of messages and then choices."""
+    items: Sequence[MemoryItem | Preference] = [*texts.messages, *texts.choices]
+    return units_of(range(len(items)) if unit == "text" else [conversation_of(item) for item in items])
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of plain values."""
+    return sha256(cbor2.dumps(value, canonical=True)).hexdigest()

@@ -1,0 +1,110 @@
+"""How one person's adapter is made and judged in `simulations.history_study`: the product's steps on a device that
+holds some history, as functions of a workshop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.device_profile import MINIMUM_TEXTS
+from client.dp_sgd import PrivateSettings, noise_multiplier_for
+from client.examples import own_messages
+from client.objectives.grounded import grounded
+from client.objectives.next_token import next_token
+from client.personal_gate import decide, held_out_texts, split_newest, token_losses
+from client.personal_training import TOP_LAYERS, own_frame
+from client.training import open_trainer, serving_model
+from client.training_work import ObjectivesWork, PrivateObjectivesWork, TextSettings
+from edge_runtime.device import Device
+from edge_runtime.memory.statements import MemoryItem
+from edge_runtime.models.catalogue import read_model_shape, write_atomically
+from protocol.frames import Frame, Vector
+from simulations.personal_fleet import Workshop, run_work
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Weights of the objectives, passes over the texts, and Adam's step (stopping early, as the product may, would cost
+    twice as much here). ``private_rate``, ``clip_norm``, ``private_passes`` and ``sampling_rate`` are of DP-SGD, whose
+    texts come without notes: a note would carry one text into another's gradient.
+    """
+
+    next_token: float = 1.0
+    grounded: float = 0.0
+    passes: int = 3
+    learning_rate: float = 0.05
+    private_rate: float = 0.05
+    clip_norm: float = 0.5
+    private_passes: float = 6.0
+    sampling_rate: float = 0.5
+    seed: int = 0
+
+
+@contextmanager
+def open_workshop(kept: Path) -> Iterator[Workshop]:
+    """The product's model, and the frame that the file ``kept`` holds: that of the product when the study began, also
+    if the product has got another since."""
+    if not kept.is_file():
+        made = own_frame(open_trainer(TOP_LAYERS), lambda fraction: None)
+        write_atomically(kept, made.to_bytes())
+    frame = Frame.from_bytes(kept.read_bytes())
+    trainer = open_trainer(top_layers_of(frame, read_model_shape(serving_model().path).layers))
+    with closing(Workshop(trainer.model, trainer.torch_model, frame)) as shop:
+        yield shop
+
+
+def top_layers_of(frame: Frame, layers: int) -> int:
+    """How many of a model's ``layers`` lie above the lowest that the frame adapts, that one included."""
+    return layers - min(int(module.split(".")[1]) for module in frame.modules)
+
+
+def split_history(device: Device) -> tuple[Sequence[MemoryItem], Sequence[MemoryItem]]:
+    """(to train on, held out for the gate) of a device's messages, oldest first, as the first `penchant train` splits
+    them; below its minimum everything is trained on."""
+    messages = own_messages(device)
+    return (messages, ()) if len(messages) < MINIMUM_TEXTS else split_newest(messages)
+
+
+def train_person(shop: Workshop, device: Device, recipe: Recipe, *, epsilon: float | None = None) -> Vector:
+    """The coordinates (d,) that a device trains from nothing on what it holds; ``epsilon`` None: without privacy, else
+    what one text may lose, at a delta of a tenth of one over the texts."""
+    training, _ = split_history(device)
+    engine, start = shop.engine, np.zeros(shop.frame.dimension)
+    if epsilon is not None:
+        private = PrivateSettings(
+            epsilon=epsilon,
+            delta=1.0 / (10 * len(training)),
+            epochs=recipe.private_passes,
+            sampling_rate=recipe.sampling_rate,
+            clip_norm=recipe.clip_norm,
+            learning_rate=recipe.private_rate,
+        )
+        noise = noise_multiplier_for(epsilon, private.delta, private.sampling_rate, private.steps)
+        texts = next_token(engine, training, [])
+        noisy = PrivateObjectivesWork(shop.torch_model, shop.frame, [texts], private, noise)
+        return run_work(noisy, start, seed=recipe.seed)
+    objectives = []
+    if recipe.next_token:
+        objectives.append(next_token(engine, training, [], weight=recipe.next_token))
+    if recipe.grounded:
+        objectives.append(grounded(engine, device.memory, training, [], weight=recipe.grounded))
+    settings = TextSettings(recipe.passes, learning_rate=recipe.learning_rate)
+    work = ObjectivesWork(shop.torch_model, shop.frame, objectives, None, settings)
+    return run_work(work, start, seed=recipe.seed)
+
+
+def gate_verdict(shop: Workshop, device: Device, adapter: bytes) -> dict[str, Any]:
+    """What the product's gate says to an adapter on the messages that are held out of a device's history, each behind
+    the prompt that would have served it, against no adapter: {"passed", "texts", "gain", "gain_low" (nats per token)}.
+    """
+    texts = held_out_texts(shop.engine, device, split_history(device)[1], [])
+    served = [text.served for text in texts]
+    before, after = (token_losses(shop.engine, served, one) for one in (None, adapter))
+    found = decide(before, after)
+    return {"passed": found.accepted, "texts": found.texts, "gain": found.gain, "gain_low": found.gain_low}

@@ -1,0 +1,95 @@
+"""The training benchmark compares like with like: same texts, same loss before, time of training alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("peft", reason="the peer is peft: pip install 'penchant[train]'")
+
+from client.examples import Example
+from simulations.bench import training, training_plot
+from simulations.bench.lora_loop import LoraLoop
+from simulations.bench.loss_curve import Curve, mean_curve, seconds_to
+from simulations.bench.training import Texts, best_setting, compared, top_part, train_in_frame
+from simulations.bench.training_costs import private_cost
+from tests.client.framed_help import some_texts, tiny_frame, tiny_gguf, tiny_model
+
+
+@pytest.fixture
+def texts(monkeypatch: pytest.MonkeyPatch) -> Texts:
+    monkeypatch.setattr("simulations.bench.lora_loop.fast_dtype", lambda: torch.float32)
+    made = [Example(tuple(ids), prompt) for ids, prompt in some_texts(9)]
+    return Texts(made[:6], made[6:])
+
+
+def test_both_sides_start_from_the_same_loss_and_learn(texts: Texts) -> None:
+    ours = train_in_frame(tiny_model(), tiny_frame(), texts, passes=2)
+    peer = LoraLoop(tiny_gguf())
+    theirs = peer.train(*texts.pair(), rate=3e-3, passes=2, batch_size=4)
+    assert ours.curve.losses[0] == pytest.approx(theirs.losses[0], rel=1e-4)
+    assert len(theirs.seconds) == len(ours.curve.seconds) == 3
+    seen = Texts(texts.training, texts.training)  # random tokens: only what was trained on gets better
+    learnt = peer.train(*seen.pair(), rate=1e-2, passes=2, batch_size=4)
+    assert learnt.losses[2] < learnt.losses[1] < learnt.losses[0] - 0.01
+    assert train_in_frame(tiny_model(), tiny_frame(), seen, 2).curve.losses[2] < learnt.losses[0] - 0.01
+    again = peer.train(*texts.pair(), rate=3e-3, passes=2, batch_size=4)
+    assert again.losses == theirs.losses  # nothing of one person is left for the next
+    assert len(ours.thetas) == 3 and not ours.thetas[0].any() and not np.array_equal(ours.thetas[1], ours.thetas[2])
+
+
+def test_curves() -> None:
+    first, second = Curve((0.0, 2.0, 3.0), (5.0, 4.0, 4.5), 10), Curve((0.0, 4.0, 5.0), (3.0, 3.0, 2.5), 20)
+    mean = mean_curve([first, second])
+    assert mean == Curve((0.0, 3.0, 4.0), (4.0, 3.5, 3.5), 15.0)
+    assert mean.rate() == 15 * 2 / 4 and first.best == 1
+    assert seconds_to(first, 4.5) == pytest.approx(1.0) and seconds_to(first, 3.9) is None
+    assert seconds_to(second, 2.75) == pytest.approx(4.5) and seconds_to(first, 5.5) == 0.0
+    assert best_setting({0.1: [first], 0.2: [second]}) == (0.2, 2)
+    assert best_setting({0.1: [first]}) == (0.1, 1)
+
+
+def test_the_cases_state_speed_loss_and_its_paired_difference(tmp_path: Path) -> None:
+    ours = [Curve((0.0, 1.0), (5.0, 4.0), 10), Curve((0.0, 1.0), (5.0, 4.4), 10)]
+    theirs = [Curve((0.0, 4.0), (5.0, 4.1), 10), Curve((0.0, 4.0), (5.0, 4.4), 10)]
+    more = {"setting": {"numbers": 7}, "peer_setting": {"numbers": 99}, "people": 2, "threads": 1, "number_format": "x"}
+    speed, loss = compared(ours, theirs, more)
+    assert speed.ratio == pytest.approx(4.0)
+    assert loss.more["difference"] == pytest.approx(-0.05)
+    assert loss.more["difference_interval"][0] < -0.05 < loss.more["difference_interval"][1]
+    assert loss.more["seconds_to_the_peers_best"] == pytest.approx(0.75 / 0.8)
+    training_plot.draw({"examples": speed.to_dict(), "examples_top_12": speed.to_dict()}, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_the_top_part_of_a_frame() -> None:
+    frame = tiny_frame()
+    top = top_part(frame, 3)
+    assert top.modules == tuple(name for name in frame.modules if name.startswith("blk.3."))
+    place = frame.modules.index(top.modules[0])
+    assert np.array_equal(top.left[0], frame.left[place]) and np.array_equal(top.right[0], frame.right[place])
+    assert top_part(frame, 0).modules == frame.modules
+
+
+def test_private_steps_are_measured_against_plain_ones(texts: Texts) -> None:
+    case = private_cost(tiny_model(), tiny_frame(), texts.pair()[0], 4)
+    assert case.ours > 0 and case.peer is not None and case.peer > 0 and len(case.more["ours_all"]) == 3
+
+
+def test_everybody_has_texts_of_their_own() -> None:
+    class Words:
+        end_of_turn = (0,)
+
+        def chat_prompt(self, messages: object) -> str:
+            return ""
+
+        def tokenise(self, text: str, **_: object) -> list[int]:
+            return list(text.encode())
+
+    people = training.village_texts(Words(), 3)  # type: ignore[arg-type]
+    assert len(people) == 3 and all(len(each.training) > 20 and len(each.held_out) > 5 for each in people)
+    seen = [example.tokens for each in people for example in (*each.training, *each.held_out)]
+    assert len(seen) == len(set(seen))
