@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.torch_model import Text, TorchModel, as_theta
+from client.torch_model import IGNORED, Text, TorchModel, as_theta
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Matrix, Vector
 
+TEXTS_AT_ONCE: Final = 2  # bounds memory: the gradient of every map is kept for as long as one backward pass takes
 SMALLEST_SHARE: Final = 0.05  # of the largest singular value of R: what a refreshed frame may lose
 
 TextPair = tuple[str, str]
@@ -108,11 +109,13 @@ def mean_gradients(
         for weight in weights:
             weight.requires_grad_(True)
         for done, chunk in enumerate(chunks):
-            losses, tokens = model.losses(chunk)
-            (losses.sum() / tokens.sum()).backward()  # type: ignore[no-untyped-call]
-            for total, weight in zip(gradients, weights, strict=True):
-                total += weight.grad.float() if weight.grad is not None else 0.0
-                weight.grad = None
+            count = int((chunk.targets != IGNORED).sum())
+            for piece in torch.split(torch.arange(len(chunk.targets)), TEXTS_AT_ONCE):
+                losses, _ = model.losses(chunk.rows(piece))
+                (losses.sum() / count).backward()  # type: ignore[no-untyped-call]
+                for total, weight in zip(gradients, weights, strict=True):
+                    total += weight.grad.float() if weight.grad is not None else 0.0
+                    weight.grad = None
             on_progress((done + 1) / len(chunks))
     finally:
         for weight in weights:

@@ -61,7 +61,7 @@ class LifelongSettings:
 
     recent: int = 2
     replayed: int = 8
-    strength: float = 1.0
+    strength: float = 0.0
     fisher: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class LifelongSettings:
 class LifelongRecord:
     """What the next increment must know of an adapter: its coordinates ``theta`` (d,) in the frame ``frame_sha256``,
     the ``increments`` that made it, the names (``name_of``) of the items it ``learnt``, the summed Fisher information
-    (d,) if there is one, and the most ``epsilon`` that one text lost (None: trained without privacy)."""
+    (d,) if there is one, and the most ``epsilon`` that one ``unit`` lost (None: trained without privacy)."""
 
     frame_sha256: str
     theta: Vector
@@ -81,6 +81,7 @@ class LifelongRecord:
     learnt: frozenset[str]
     fisher: Vector | None = None
     epsilon: float | None = None
+    unit: str = ""
 
     def to_bytes(self) -> bytes:
         """Canonical CBOR: coordinates as little-endian float64, Fisher information as float32."""
@@ -92,6 +93,7 @@ class LifelongRecord:
             "learnt": sorted(self.learnt),
             "fisher": None if self.fisher is None else self.fisher.astype("<f4").tobytes(),
             "epsilon": self.epsilon,
+            "unit": self.unit,
         }
         return cbor2.dumps(body, canonical=True)
 
@@ -113,7 +115,9 @@ class LifelongRecord:
                 raise ValueError
             epsilon = None if body["epsilon"] is None else float(body["epsilon"])
             learnt = frozenset(str(name) for name in body["learnt"])
-            return LifelongRecord(str(body["frame"]), theta, int(body["increments"]), learnt, fisher, epsilon)
+            return LifelongRecord(
+                str(body["frame"]), theta, int(body["increments"]), learnt, fisher, epsilon, str(body["unit"])
+            )
         except (cbor2.CBORDecodeError, ValueError, TypeError, KeyError) as error:
             raise PenchantError("what the adapter learnt so far cannot be read: train anew with --fresh") from error
 
@@ -228,16 +232,17 @@ def record_after(
     *,
     fisher: Vector | None = None,
     epsilon: float | None = None,
+    unit: str = "",
 ) -> LifelongRecord:
     """The record of the adapter ``theta`` (d,) that increment ``number`` made of the items ``names``, on top of
-    ``record``. ``fisher`` is that of its new items alone, ``epsilon`` what its training cost one text (None: without
-    privacy)."""
+    ``record``. ``fisher`` is that of its new items alone, ``epsilon`` what all increments together cost one ``unit``
+    (None: without privacy)."""
     learnt = frozenset(names)
     if record is None:
-        return LifelongRecord(frame.digest, theta, number, learnt, fisher, epsilon)
+        return LifelongRecord(frame.digest, theta, number, learnt, fisher, epsilon, unit)
     both = None if fisher is None or record.fisher is None else record.fisher + fisher
     most = None if epsilon is None or record.epsilon is None else max(record.epsilon, epsilon)
-    return LifelongRecord(frame.digest, theta, number, record.learnt | learnt, both, most)
+    return LifelongRecord(frame.digest, theta, number, record.learnt | learnt, both, most, unit)
 
 
 def keep_record(vault: Vault, adapter_sha256: str, record: LifelongRecord) -> None:
@@ -245,13 +250,12 @@ def keep_record(vault: Vault, adapter_sha256: str, record: LifelongRecord) -> No
     vault.put_blob(_blob(adapter_sha256), record.to_bytes())
 
 
-def record_of(
-    vault: Vault, adapter_sha256: str | None, frame: Frame, *, private: bool = False
-) -> LifelongRecord | None:
+def record_of(vault: Vault, adapter_sha256: str | None, frame: Frame, *, unit: str = "") -> LifelongRecord | None:
     """What the next increment may go on from: the record of the adapter that is live, also after a roll back.
 
     None (so the increment is the first) if no adapter is live, it was not made in increments, it was forgotten, it lies
-    in another frame, or a private training would build on one without privacy. PenchantError if it cannot be read.
+    in another frame, or a training that is private for each ``unit`` would build on one that was not private for the
+    same. PenchantError if it cannot be read.
     """
     stored = vault.get_blob(_blob(adapter_sha256)) if adapter_sha256 else None
     if stored is None:
@@ -259,7 +263,7 @@ def record_of(
     record = LifelongRecord.from_bytes(stored)
     if record.frame_sha256 != frame.digest or record.theta.shape != (frame.dimension,):
         return None
-    return None if private and record.epsilon is None else record
+    return None if unit and (record.epsilon is None or record.unit != unit) else record
 
 
 def _blob(adapter_sha256: str) -> str:

@@ -35,7 +35,6 @@ from client.lifelong import (
     next_increment,
     record_after,
 )
-from client.objectives import grounded
 from client.objectives.defaults import default_objectives
 from client.objectives.objective import Objective
 from client.personal_gate import split_newest
@@ -157,7 +156,7 @@ def profile_of(model: ModelFile, texts: int, *, private: bool, memory_bytes: int
         TrainedShape.of(model.path),
         texts,
         private=private,
-        max_tokens=MAX_TOKENS if private else grounded.MAX_TOKENS,
+        max_tokens=MAX_TOKENS,
         bytes_per_number=fast_dtype().itemsize,
     )
     if profile.tier == "none":
@@ -250,11 +249,11 @@ def record_for(
     theta: Vector,
 ) -> LifelongRecord:
     """What the next increment must know of ``theta``, with the epsilon that one unit has lost to all increments: a text
-    is in the noise of one of them, a conversation may be in that of each."""
-    spent = plan.epsilon if privacy else None
-    if privacy and privacy.unit == "conversation" and record is not None and record.epsilon is not None:
-        spent = plan.epsilon + record.epsilon
-    return record_after(record, parts.number, parts.names, frame, theta, epsilon=spent)
+    is in the noise of one of them (so the most that one took counts), a conversation may be in that of each."""
+    spent, unit = (plan.epsilon, privacy.unit) if privacy else (None, "")
+    if spent is not None and unit == "conversation" and record is not None and record.epsilon is not None:
+        spent += record.epsilon
+    return record_after(record, parts.number, parts.names, frame, theta, epsilon=spent, unit=unit)
 
 
 def units_for(texts: OwnTexts, unit: Unit) -> Units:

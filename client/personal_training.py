@@ -59,7 +59,6 @@ from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
 from protocol.frames import Frame
 
-TOP_LAYERS = 4  # BRIDGE: history_recipe
 _FROM_NOTHING: Final = f"{LEARNT_PREFIX}training/from_nothing"
 _JUDGING: Final = "judging on held-out texts"
 
@@ -179,8 +178,9 @@ def train_device(
         live = AdapterLog(device.vault).live()
         if live and live[0].base_sha256 != trainer.model.sha256:  # it serves with another model
             live = None
+        unit = privacy.unit if privacy else ""
         anew = fresh or _begun_from_nothing(device.vault)
-        record = None if anew or not live else record_of(device.vault, live[0].sha256, frame, private=private)
+        record = None if anew or not live else record_of(device.vault, live[0].sha256, frame, unit=unit)
         parts = split_texts(texts, private=private, record=record)
         if record is not None and parts.new < FEWEST_NEW:
             return NothingNew(parts.new)

@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from client.commands import train
+from client.continue_commands import go_on
 from client.join_commands import join
 from client.portability_commands import move
 from edge_runtime.commands.app import adapters_app, app
@@ -26,6 +27,7 @@ from edge_runtime.commands.support import AsJson, need, one_line_errors, print_j
 from protocol.errors import PenchantError
 from server import fleet_commands as fleet
 from server.commands import fleet_app
+from simulations.audit_commands import audit
 from simulations.stage_display import StageDisplay
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
@@ -68,10 +70,12 @@ for _command in (
     fleet_app.command()(_command)
 app.add_typer(fleet_app, name="fleet")
 app.command(
-    epilog="Examples: penchant train   |   penchant train --epsilon 4   |   penchant train --background (from a "
-    "timer, say every hour)   |   penchant train --fresh --memory 3072"
+    epilog="Examples: penchant train   |   penchant train --epsilon 8 --unit conversation   |   penchant train "
+    "--background (from a timer, say every hour)   |   penchant train --fresh --memory 3072"
 )(train)
+app.command(name="continue", epilog="Example: penchant continue novel.txt --max-tokens 300")(go_on)
 adapters_app.command(epilog="Example: penchant adapters move --to newer.gguf")(move)
+app.command(epilog="Examples: penchant audit penchant-demo   |   penchant audit runs/blogs --quick")(audit)
 
 
 @app.command(epilog="Examples: penchant demo   |   penchant demo --people 12 --rounds 3 --out /tmp/village")

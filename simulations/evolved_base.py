@@ -23,7 +23,7 @@ import typer
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
-from client.examples import make_example, prepare_input
+from client.examples import make_example
 from client.torch_model import TorchModel
 from edge_runtime.adapters.lineage import PARENT_KEY
 from edge_runtime.answering.drafting import plain_draft
@@ -112,7 +112,7 @@ def public_passages(model: ModelFile, settings: Evolution) -> list[tuple[list[in
     order = np.random.default_rng(settings.seed).permutation(len(rows))[: settings.texts]
     with Engine.open(model, context_tokens=256, threads=1) as engine:
         examples = [make_example(engine, plain_draft(rows[index].cue), rows[index].text) for index in order]
-    return [(list(tokens), prompt) for tokens, prompt in prepare_input(examples)]
+    return [(list(example.tokens), example.prompt_length) for example in examples]
 
 
 @one_line_errors

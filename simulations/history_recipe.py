@@ -18,7 +18,7 @@ from client.examples import own_messages
 from client.objectives.grounded import grounded
 from client.objectives.next_token import next_token
 from client.personal_gate import decide, held_out_texts, split_newest, token_losses
-from client.personal_training import TOP_LAYERS, own_frame
+from client.personal_training import own_frame
 from client.training import open_trainer, serving_model
 from client.training_work import ObjectivesWork, PrivateObjectivesWork, TextSettings
 from edge_runtime.device import Device
@@ -51,7 +51,7 @@ def open_workshop(kept: Path) -> Iterator[Workshop]:
     """The product's model, and the frame that the file ``kept`` holds: that of the product when the study began, also
     if the product has got another since."""
     if not kept.is_file():
-        made = own_frame(open_trainer(TOP_LAYERS), lambda fraction: None)
+        made = own_frame(open_trainer(read_model_shape(serving_model().path).layers), lambda fraction: None)
         write_atomically(kept, made.to_bytes())
     frame = Frame.from_bytes(kept.read_bytes())
     trainer = open_trainer(top_layers_of(frame, read_model_shape(serving_model().path).layers))

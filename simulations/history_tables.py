@@ -186,6 +186,7 @@ def draw(document: Mapping[str, Any], numbers: Mapping[str, Any], path: Path) ->
     for axes, title in ((left, "loss lowered by, %"), (right, "paired gain, nats per token")):
         axes.axhline(0.0, color="#1c2330", linewidth=0.8)
         axes.set_xticks(range(len(sizes)), sizes)
+        axes.set_xlim(-0.3, len(sizes) - 0.7)
         axes.set_xlabel("texts that the device holds")
         axes.set_title(title, loc="left", fontsize=11)
         axes.grid(axis="y", color="#e3e7ec")

@@ -27,8 +27,8 @@ VERDICT_STYLE = {"better": "bold green", "worse": "yellow", "undecided": ""}
 
 def write_report(report: dict[str, Any], out: Path) -> None:
     """Checks `report` (the keys are in `simulations/report_schema.py`) and writes report.json, the PNGs and
-    report.html and report.md into the folder `out`, in this order, each atomically. Pictures that the run has no figures
-    for are left out, and removed where an earlier run left one.
+    report.html and report.md into the folder `out`, in this order, each atomically. Pictures that the run has no
+    figures for are left out, and removed where an earlier run left one.
 
     Raises PenchantError for a report with missing or wrong entries, a folder that cannot be written, and
     (after report.json is written) a missing matplotlib.

@@ -31,7 +31,7 @@ import typer
 from numpy.typing import NDArray
 
 from client import app as client_app
-from client.examples import prepare_input, public_examples
+from client.examples import public_examples
 from client.frame_builder import public_text
 from client.training import Trainer
 from client.user_vector import (
@@ -157,7 +157,7 @@ class PublicTexts:
     @staticmethod
     def read(trainer: Trainer, embedder: TextEmbedder) -> PublicTexts:
         pairs = public_text()
-        texts = prepare_input(public_examples(trainer.engine, pairs))
+        texts: list[Text] = [(one.tokens, one.prompt_length) for one in public_examples(trainer.engine, pairs)]
         vectors = embedder.embed([embedded_text(reply, request) for request, reply in pairs])
         return PublicTexts(texts, vectors, public_gradients(trainer.torch_model, texts, texts[0][0][0]))
 

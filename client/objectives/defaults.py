@@ -13,9 +13,8 @@ from edge_runtime.feedback.preferences import Preference
 from edge_runtime.memory.memory import Memory
 from edge_runtime.memory.statements import MemoryItem
 
-# lambda of each; what is not here is off: nothing yet shows that it helps (`simulations.objective_study` asks). Plain
-# and grounded stand side by side because the gate judges with retrieval; this pair is a choice, not yet a measurement.
-WEIGHTS: Final = {"next_token": 1.0, "grounded": 1.0}
+# lambda of each; what is not here is off: nothing yet shows that it helps (`simulations.objective_study` asks).
+WEIGHTS: Final = {"next_token": 1.0}
 
 
 def default_objectives(

@@ -28,6 +28,7 @@ BENCHMARKS: Final[Mapping[str, tuple[str, str]]] = {
     "retrieval": ("simulations.bench.retrieval", "hybrid search in 20,000 encrypted chunks"),
     "memory": ("simulations.bench.memory", "peak memory of a chatting device"),
     "secagg": ("simulations.bench.secagg", "a secure sum against Flower's SecAgg+ and against plain summing"),
+    "training": ("simulations.bench.training", "personal training in the frame against LoRA by peft"),
     "wire": ("simulations.bench.wire", "bytes per person and round of every federated strategy, from real messages"),
     "bases": ("simulations.bench.bases", "what fitting a newcomer costs, against LoRe's few-shot fit"),
     "recall": ("simulations.bench.recall", "evidence found in LoCoMo's chats against BM25"),
@@ -35,8 +36,11 @@ BENCHMARKS: Final[Mapping[str, tuple[str, str]]] = {
     "summary": ("simulations.bench.summary", "a summary and a quarter of the memories against all of them"),
 }
 # name -> module with `draw(cases, path)`: a picture beside the figures
-PICTURES: Final[Mapping[str, str]] = {"secagg": "simulations.bench.secagg_plot"}
-_VERSIONS = ("penchant", "llama-cpp-python", "numpy", "sqlcipher3-wheels", "flwr")
+PICTURES: Final[Mapping[str, str]] = {
+    "secagg": "simulations.bench.secagg_plot",
+    "training": "simulations.bench.training_plot",
+}
+_VERSIONS = ("penchant", "llama-cpp-python", "numpy", "sqlcipher3-wheels", "flwr", "torch", "transformers", "peft")
 
 
 def run_benchmark(name: str, on_progress: OnProgress) -> dict[str, Any]:

@@ -187,15 +187,15 @@ def test_fisher_information_is_the_sum_of_squared_gradients_of_texts() -> None:
 def test_a_record_adds_up_what_was_learnt_and_survives_its_file() -> None:
     frame, first = tiny_frame(), record_after(None, 1, {"a", "b"}, tiny_frame(), some_theta(1), epsilon=2.0)
     curvature = np.abs(some_theta(5)).astype(np.float32).astype(np.float64)
-    second = record_after(first, 2, {"b", "c"}, frame, some_theta(2), fisher=curvature, epsilon=3.0)
-    assert (second.learnt, second.increments, second.epsilon) == (frozenset("abc"), 2, 3.0)
+    second = record_after(first, 2, {"b", "c"}, frame, some_theta(2), fisher=curvature, epsilon=3.0, unit="text")
+    assert (second.learnt, second.increments, second.epsilon, second.unit) == (frozenset("abc"), 2, 3.0, "text")
     assert second.fisher is None  # the first has none: half a sum would anchor the wrong coordinates
     assert record_after(second, 3, {"d"}, frame, some_theta(2)).epsilon is None
     whole = replace(second, fisher=curvature)
     third = record_after(whole, 3, {"d"}, frame, some_theta(3), fisher=curvature)
     assert third.fisher is not None and np.array_equal(third.fisher, 2 * curvature)
     again = LifelongRecord.from_bytes(whole.to_bytes())
-    assert again.digest == whole.digest and again.theta.tobytes() == whole.theta.tobytes()
+    assert again.digest == whole.digest and again.unit == "text" and again.theta.tobytes() == whole.theta.tobytes()
     assert again.fisher is not None and np.array_equal(again.fisher, curvature)
     with pytest.raises(PenchantError, match="--fresh"):
         LifelongRecord.from_bytes(b"\x00")
@@ -203,11 +203,12 @@ def test_a_record_adds_up_what_was_learnt_and_survives_its_file() -> None:
 
 def test_a_record_belongs_to_its_adapter_frame_and_privacy(vault: Vault) -> None:
     frame = tiny_frame()
-    keep_record(vault, "a" * 64, record(["x"], epsilon=4.0))
+    keep_record(vault, "a" * 64, record(["x"], epsilon=4.0, unit="text"))
     keep_record(vault, "b" * 64, record(["x"]))
     assert record_of(vault, None, frame) is None and record_of(vault, "c" * 64, frame) is None
-    assert record_of(vault, "b" * 64, frame, private=True) is None
-    found = record_of(vault, "a" * 64, frame, private=True)
+    assert record_of(vault, "b" * 64, frame, unit="text") is None
+    assert record_of(vault, "a" * 64, frame, unit="conversation") is None  # text by text promises a conversation less
+    found = record_of(vault, "a" * 64, frame, unit="text")
     assert found is not None and found.learnt == {name_of("x")}
     assert record_of(vault, "a" * 64, replace(frame, scale=2.0)) is None
 

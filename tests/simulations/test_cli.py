@@ -27,6 +27,7 @@ from tests.simulations.report_fixture import invented_report, smallest_report
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "remember", "recall", "forget", "ask", "draft", "chat", "train", "adapters", "ledger", "model", "demo", "simulate",
+    "audit",
 )  # fmt: skip
 VILLAGE = '[people]\nsource = "village"\nfleet = 8\n'
 
