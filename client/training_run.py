@@ -280,5 +280,6 @@ def drop_state(vault: Vault) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch could not allocate (torch raises a RuntimeError for it)."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+    """Whether Python, torch or oneDNN could not allocate (the last two raise a RuntimeError for it)."""
+    words = ("allocate memory", "could not create a primitive")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
