@@ -1,20 +1,18 @@
 """Training of plain LoRA factors on one person's texts, for the strategies that send A or B.
 
-The factors act through forward hooks on the frozen maps of ``client.torch_model``: ``y = W x + B (A x)``, no further
+The factors act as those of the personal LoRA tier do (``client.personal_lora``): ``y = W x + B (A x)``, no further
 scale. Adam in float32 whatever the model computes in. ``client.local_training`` is the same for frame coordinates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from client.personal_lora import as_tensors, installed
 from client.torch_model import Batch, TorchModel
 from edge_runtime.adapters.adapter_file import Factors
 from protocol.errors import PenchantError
@@ -78,27 +76,3 @@ class TorchTexts:
         if all(np.array_equal(trained[name][side], adapter[name][side]) for name in adapter for side in (0, 1)):
             raise PenchantError("training moved no number; the adapter does not fit this model")
         return Trained(trained, loss_sum / max(token_count, 1))
-
-
-def as_tensors(adapter: Factors) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors as fresh float32 tensors."""
-    return {name: (torch.tensor(a), torch.tensor(b)) for name, (a, b) in adapter.items()}
-
-
-@contextmanager
-def installed(model: TorchModel, tensors: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Add ``B A`` to every named map while the context lasts."""
-    hooks = [model.linear(name).register_forward_hook(_adding(a, b)) for name, (a, b) in tensors.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _adding(a: Tensor, b: Tensor) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
-    def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        (x,) = inputs
-        return output + (x @ a.to(x.dtype).T) @ b.to(x.dtype).T
-
-    return add
