@@ -59,7 +59,7 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over instead of going on with a training that was interrupted.")
     ] = False,
-    memory: Annotated[int, typer.Option(min=256, help="Most memory that training may take, in MiB.")] = 2048,
+    memory: Annotated[int, typer.Option(min=256, help="Most memory that training may take, in MiB.")] = 3072,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:

@@ -71,7 +71,7 @@ for _command in (
 app.add_typer(fleet_app, name="fleet")
 app.command(
     epilog="Examples: penchant train   |   penchant train --epsilon 8 --unit conversation   |   penchant train "
-    "--background (from a timer, say every hour)   |   penchant train --fresh --memory 3072"
+    "--background (from a timer, say every hour)   |   penchant train --fresh --memory 4096"
 )(train)
 app.command(name="continue", epilog="Example: penchant continue novel.txt --max-tokens 300")(go_on)
 adapters_app.command(epilog="Example: penchant adapters move --to newer.gguf")(move)
