@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from client.personal_lora import installed
 from client.torch_model import Batch, TorchModel
 from protocol.frames import Frame
-from simulations.strategies.lora_training import installed
 
 WARM_STEPS = 8
 
