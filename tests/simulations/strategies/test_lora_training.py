@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from client.personal_lora import as_tensors, installed
 from protocol.errors import PenchantError
-from simulations.strategies.lora_training import TorchTexts, as_tensors, installed
+from simulations.strategies.lora_training import TorchTexts
 from tests.client.framed_help import hugging_face_name as hf
 from tests.client.framed_help import plain_model, some_texts, tiny_model
 from tests.simulations.strategies.strategy_help import person_texts, tiny_maps
