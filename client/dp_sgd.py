@@ -45,6 +45,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.opacus_epsilon import gaussian_epsilon
 from client.output_words import draw_of
 from client.privacy_units import Units, unit_gradients, units_of
 from client.torch_model import Batch, Text, TorchModel
@@ -216,19 +217,9 @@ def epsilon_spent(noise_multiplier: float, sampling_rate: float, steps: int, del
     """Epsilon at ``delta`` of ``steps`` Poisson-sampled Gaussian steps: the upper bound of the PRV accountant
     (Gopi et al. 2021), or where that fails numerically the Renyi accountant's (Mironov et al. 2019); both
     Opacus's."""
-    from opacus.accountants import create_accountant
-
-    for name in ("prv", "rdp"):
-        accountant = create_accountant(name)
-        accountant.history = [(noise_multiplier, sampling_rate, steps)]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                epsilon = float(accountant.get_epsilon(delta=delta))
-        except (ValueError, RuntimeError, ArithmeticError, MemoryError):
-            continue
-        if math.isfinite(epsilon) and epsilon >= 0:
-            return epsilon
+    epsilon = gaussian_epsilon([(noise_multiplier, sampling_rate, steps)], delta)
+    if math.isfinite(epsilon):
+        return epsilon
     raise PenchantError("the privacy of this training cannot be computed; choose a larger epsilon or delta")
 
 

@@ -9,11 +9,11 @@ refused by the gate or forgotten stay: what came of them was on the device. No r
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from client.opacus_epsilon import gaussian_epsilon
 from edge_runtime.memory.statements import utc_now
 from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError
@@ -75,8 +75,6 @@ class TrainingLedger:
 def composed_epsilon(entries: Iterable[TrainingEntry], delta: float) -> float:
     """Epsilon at ``delta`` of all runs for a text that was in each (Opacus: PRV's upper bound, Gopi et al. 2021, where
     that fails numerically Renyi's); infinite if one had no noise."""
-    from opacus.accountants import create_accountant
-
     taken: Counter[tuple[float, float]] = Counter()
     for entry in entries:
         taken[entry.noise_multiplier, entry.sampling_rate] += entry.steps
@@ -85,15 +83,4 @@ def composed_epsilon(entries: Iterable[TrainingEntry], delta: float) -> float:
         return 0.0
     if any(noise == 0 for noise, _, _ in history):
         return math.inf
-    for name in ("prv", "rdp"):
-        accountant = create_accountant(name)
-        accountant.history = history
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                epsilon = float(accountant.get_epsilon(delta=delta))
-        except (ValueError, RuntimeError, ArithmeticError, MemoryError):
-            continue
-        if math.isfinite(epsilon) and epsilon >= 0:
-            return epsilon
-    return math.inf
+    return gaussian_epsilon(history, delta)

@@ -52,6 +52,7 @@ from simulations.choice_report import markdown
 from simulations.choice_scores import Scores, bootstrap_interval, mean_scores, score
 from simulations.datasets import data_folder
 from simulations.reward_fleet import train_reward_bases
+from simulations.study_command import as_command
 from simulations.tastes import TasteRecipe
 
 COUNTS: Final = (0, 4, 8, 16, 32)
@@ -258,4 +259,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

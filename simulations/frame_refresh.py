@@ -29,6 +29,7 @@ from protocol.frames import Frame, carry
 from simulations.frame_study import MAX_TOKENS, POOLED, Laboratory, Method, load_people, person_gains
 from simulations.frame_training import Passes, coordinate_losses, train_frame
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 RELEASED = Method("gradient", 15, KINDS, 8, 0.03)
 NOISE = 0.01  # standard deviation on every number of the release
@@ -98,4 +99,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

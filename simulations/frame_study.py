@@ -39,6 +39,7 @@ from simulations.frame_plot import draw_curve
 from simulations.frame_training import Passes, draw_factors, text_losses, train_frame, train_lora
 from simulations.people import Message, Person
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 MAX_TOKENS = 112
 POOLED = Selection(
@@ -272,4 +273,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

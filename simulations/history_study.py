@@ -46,6 +46,7 @@ from simulations.history_tables import write_tables
 from simulations.people import Message, Person
 from simulations.personal_fleet import Groups, HistorySplit, Workshop, device_of, load_groups
 from simulations.shared_fleet import SharedAdapter, SharedSettings, describe, shared_adapter
+from simulations.study_command import as_command
 
 KINDS: Final = ("memory", "shared", "personal", "gate", "private")  # of the parts of the study
 BLOCK: Final = 20  # people
@@ -278,4 +279,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

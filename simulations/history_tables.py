@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from edge_runtime.commands.support import one_line_errors
 from simulations.history_rows import read_run
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 Losses = Mapping[str, float]
 ARMS: Final = ("rag", "personal", "rag+personal", "rag+gated", "stranger_memory", "stranger_adapter")
@@ -233,4 +234,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

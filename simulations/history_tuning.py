@@ -27,6 +27,7 @@ from simulations.history_recipe import Recipe, open_workshop, train_person
 from simulations.people import Person
 from simulations.personal_fleet import HistorySplit, Workshop, device_of, load_groups
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 RESULTS: Final = "tuning.jsonl"
 OBJECTIVES: Final = {"next_token": (1.0, 0.0), "grounded": (0.0, 1.0), "both": (0.5, 0.5)}
@@ -107,4 +108,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

@@ -51,6 +51,7 @@ from simulations.lifelong_people import Year, YearSplit, load_years, open_shop
 from simulations.lifelong_plot import draw
 from simulations.personal_fleet import Workshop, run_work
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 SOURCES: Final = ("novels", "blogs")
 MEASURED: Final = (1, 4, 10)  # increments after which losses are taken
@@ -289,4 +290,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

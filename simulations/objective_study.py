@@ -46,6 +46,7 @@ from simulations.objective_recall import fact_people, judge_facts
 from simulations.people import Person
 from simulations.personal_fleet import HistorySplit, Workshop, device_of, load_groups, run_work
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 ALL_KINDS: Final = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 SOURCES: Final = {
@@ -238,4 +239,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

@@ -45,6 +45,7 @@ from simulations.datasets import data_folder
 from simulations.placement_fleet import DrawnCentroids, draw_centroids
 from simulations.placement_methods import TEMPERATURES, WITH_CENTROIDS, WITHOUT_CENTROIDS, controversial, predict, tune
 from simulations.reward_fleet import centralised_bases, identity_map, train_reward_bases
+from simulations.study_command import as_command
 
 COUNTS: Final = (0, 4, 8, 16, 32)
 TUNED_AT: Final = (4, 8, 16, 32)
@@ -252,4 +253,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

@@ -40,6 +40,7 @@ from edge_runtime.models.catalogue import ModelFile, describe_model, find_model,
 from protocol.frames import Frame
 from simulations.people import Message, Person
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 from simulations.village import load_village
 
 TRAINING = LocalSettings(epochs=3)
@@ -184,4 +185,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

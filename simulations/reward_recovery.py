@@ -20,6 +20,7 @@ from protocol.bank import Bank
 from protocol.reward_model import Array, ChoiceBatch, Choices, fit_direction_batch, fit_weights, fit_weights_batch
 from simulations.reward_fleet import centralised_bases, identity_map, train_reward_bases
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 
 @dataclass(frozen=True)
@@ -155,4 +156,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

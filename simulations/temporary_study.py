@@ -37,6 +37,7 @@ from simulations.datasets import data_folder, person_id, plain_texts, read_recor
 from simulations.lifelong_people import open_shop
 from simulations.personal_fleet import FILES, Workshop
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 SHORT: Final = 128  # tokens of context
 LONG: Final = 4 * SHORT
@@ -173,4 +174,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

@@ -43,6 +43,7 @@ from simulations.datasets import data_folder
 from simulations.people import Message, Person
 from simulations.personal_fleet import HistorySplit, Workshop, load_groups, run_work
 from simulations.statistics import mean_interval
+from simulations.study_command import as_command
 
 MAX_TOKENS: Final = 112
 EPSILON: Final = 8.0
@@ -205,4 +206,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

@@ -60,6 +60,7 @@ from server.user_vector import ProjectionFleet, ProjectionPlan
 from simulations.homes import create_homes
 from simulations.local_grid import LocalGrid
 from simulations.people import Person
+from simulations.study_command import as_command
 from simulations.user_vector_arms import answer_cost, arm_table, held_out_texts, scored, tokens_of, torch_agreement
 from simulations.village import load_village
 
@@ -259,4 +260,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)

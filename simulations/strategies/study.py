@@ -53,6 +53,7 @@ from simulations.strategies.private_mean import DELTA
 from simulations.strategies.rounds import AnyStrategy, RoundsResult, run_rounds, tune
 from simulations.strategies.seed_scalars import SeedScalars, adapter_file
 from simulations.strategies.strategy import AdaptedMaps
+from simulations.study_command import as_command
 from simulations.village import load_village
 
 KINDS = ("attn_output", "ffn_down")
@@ -242,4 +243,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    as_command(main)
