@@ -24,7 +24,7 @@ would be left with k epsilon and a delta that grows like exp(k epsilon) (group p
 no token weights that were computed from them.
 
 Per-example gradients need no hooks: every example gets its own copy of the d coordinates, at the price of a plain step
-(``client/framed_linear.py``). Each example keeps to its own words and the public ones in the output layer: with a word
+(``client/adapted_linear.py``). Each example keeps to its own words and the public ones in the output layer: with a word
 list of all texts, one text would change the losses, and so the clipped gradients, of the others.
 
 Not covered: the Gaussian noise is floating point (Mironov 2012), and the generator is not a cryptographic one

@@ -1,6 +1,6 @@
 """A learning rate that warms up and runs out, around any work of a training run.
 
-    rate(t) = peak * min( (t + 1) / WARM_UP,  1 - t / T ),      t = 0 ... T - 1 steps
+    rate(t) = peak * min( (t + 1) / w,  1 - t / T ),      t = 0 ... T - 1 steps,   w = max(1, min(WARM_UP, T / 8))
 
 Adam's first steps move every number by nearly the rate, whatever its gradient (its moments hold one gradient only); in
 a frame of all layers that is as far as much of the training goes. The last steps are small so that the order of the
@@ -23,6 +23,7 @@ class Scheduled:
     def __init__(self, work: Work) -> None:
         self._work = work
         self.steps, self.patience = work.steps, work.patience
+        self._warm_up = max(1, min(WARM_UP, work.steps // 8))
         self.learning_rate = self._rate(0)
 
     def gradient(self, theta: Vector, seed: int, step: int, rows: int) -> Vector:
@@ -35,4 +36,4 @@ class Scheduled:
         return self._work.check(theta, step)
 
     def _rate(self, step: int) -> float:
-        return self._work.learning_rate * min((step + 1) / WARM_UP, 1.0 - step / self.steps)
+        return self._work.learning_rate * min((step + 1) / self._warm_up, 1.0 - step / self.steps)

@@ -42,6 +42,7 @@ import cbor2
 import numpy as np
 
 from client.dp_sgd import MICRO_BATCH, PrivateExamples, example_gradients
+from client.lora_layout import AdapterSpace
 from client.torch_model import IGNORED, Batch, TorchModel
 from client.training_run import Work, generator_of
 from edge_runtime.store.vault import LEARNT_PREFIX, Vault
@@ -50,7 +51,7 @@ from protocol.frames import Frame, Vector
 
 Item = TypeVar("Item")
 
-_VERSION = 1
+_VERSION = 2
 _DRAW_SEED: Final = 5  # of the long window
 
 
@@ -71,7 +72,7 @@ class LifelongSettings:
 
 @dataclass(frozen=True)
 class LifelongRecord:
-    """What the next increment must know of an adapter: its coordinates ``theta`` (d,) in the frame ``frame_sha256``,
+    """What the next increment must know of an adapter: its coordinates ``theta`` (d,) in the space ``frame_sha256``,
     the ``increments`` that made it, the names (``name_of``) of the items it ``learnt``, the summed Fisher information
     (d,) if there is one, and the most ``epsilon`` that one ``unit`` lost (None: trained without privacy)."""
 
@@ -84,11 +85,12 @@ class LifelongRecord:
     unit: str = ""
 
     def to_bytes(self) -> bytes:
-        """Canonical CBOR: coordinates as little-endian float64, Fisher information as float32."""
+        """Canonical CBOR: coordinates in their number format, Fisher information as float32, little-endian."""
         body = {
             "version": _VERSION,
             "frame": self.frame_sha256,
-            "theta": self.theta.astype("<f8").tobytes(),
+            "format": self.theta.dtype.str,
+            "theta": self.theta.tobytes(),
             "increments": self.increments,
             "learnt": sorted(self.learnt),
             "fisher": None if self.fisher is None else self.fisher.astype("<f4").tobytes(),
@@ -107,9 +109,9 @@ class LifelongRecord:
         """The inverse of ``to_bytes``. Raises PenchantError on anything else."""
         try:
             body = cbor2.loads(data)
-            if body["version"] != _VERSION:
+            if body["version"] != _VERSION or body["format"] not in ("<f4", "<f8"):
                 raise ValueError
-            theta = np.frombuffer(body["theta"], "<f8").astype(np.float64)
+            theta = np.frombuffer(body["theta"], body["format"]).copy()
             fisher = body["fisher"] and np.frombuffer(body["fisher"], "<f4").astype(np.float64)
             if fisher is not None and fisher.shape != theta.shape:
                 raise ValueError
@@ -227,7 +229,7 @@ def record_after(
     record: LifelongRecord | None,
     number: int,
     names: Collection[str],
-    frame: Frame,
+    frame: AdapterSpace,
     theta: Vector,
     *,
     fisher: Vector | None = None,
@@ -250,7 +252,9 @@ def keep_record(vault: Vault, adapter_sha256: str, record: LifelongRecord) -> No
     vault.put_blob(_blob(adapter_sha256), record.to_bytes())
 
 
-def record_of(vault: Vault, adapter_sha256: str | None, frame: Frame, *, unit: str = "") -> LifelongRecord | None:
+def record_of(
+    vault: Vault, adapter_sha256: str | None, frame: AdapterSpace, *, unit: str = ""
+) -> LifelongRecord | None:
     """What the next increment may go on from: the record of the adapter that is live, also after a roll back.
 
     None (so the increment is the first) if no adapter is live, it was not made in increments, it was forgotten, it lies

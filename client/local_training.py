@@ -1,7 +1,7 @@
 """Training in the frame: pure functions from a prepared batch and a starting point to new coordinates.
 
 Loss: mean negative log-likelihood (nats per target token) of the person's own words. Optimiser: Adam
-(Kingma and Ba 2015) on the d coordinates of the frame; the model itself is frozen.
+(Kingma and Ba 2015) on the d numbers of an adapter (``lora_layout.AdapterSpace``); the model itself is frozen.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from client.lora_layout import AdapterSpace
 from client.output_words import draw_of
 from client.torch_model import Batch, TorchModel, as_theta
 from protocol.errors import PenchantError
-from protocol.frames import Frame, Vector
+from protocol.frames import Vector
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class LocalResult:
 
 
 def train_coordinates(
-    model: TorchModel, frame: Frame, batch: Batch, start: Vector, settings: LocalSettings
+    model: TorchModel, frame: AdapterSpace, batch: Batch, start: Vector, settings: LocalSettings
 ) -> LocalResult:
     """Train the coordinates of one adapter on one person's texts, from ``start`` (d,).
 
@@ -69,7 +70,7 @@ def train_coordinates(
 
 
 @torch.no_grad()
-def evaluate_coordinates(model: TorchModel, frame: Frame, batch: Batch, theta: Vector) -> float:
+def evaluate_coordinates(model: TorchModel, frame: AdapterSpace, batch: Batch, theta: Vector) -> float:
     """Loss (nats per token, over the whole vocabulary) of an adapter on a batch."""
     model.set_frame(frame)
     model.set_coordinates(frame, as_theta(theta))

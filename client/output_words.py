@@ -28,7 +28,6 @@ from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +69,7 @@ def public_words(vocabulary: int, draw: int, certain: int = CERTAIN, sampled: in
 def draw_of(theta: Vector) -> int:
     """The number of the sample to take at ``theta`` (d,): another one after every step, and the same when a step is
     done again."""
-    return crc32(np.ascontiguousarray(theta, dtype=np.float64).tobytes())
+    return crc32(theta.tobytes())
 
 
 def token_losses(

@@ -1,22 +1,15 @@
-"""The personal tier as ordinary LoRA: every map W (out x in) of the adapted layers gets ``delta W = B A``.
+"""Ordinary LoRA beside other adapters, and trained privately (``client.lora_layout`` has its numbers).
 
-    y = x W^T + (x A^T) B^T           A (r, in), B (out, r); x (b, t, in)
-
-Hu et al. 2022 with alpha = r, A drawn uniformly from +-1/sqrt(in) (PEFT's Kaiming start) and B = 0, so that training
-starts at the base. ``theta`` (d,) holds the factors of all maps, A before B, row-major; d = r * sum(in + out), some
-160 times the numbers of a frame of the same gain, but no artefact of public text is needed. It serves the tier that
-never leaves the device; what is summed over a fleet needs a frame (sums of products are no products of sums).
-
-Both kinds of work are ``training_run.Work``: pure functions of (theta, seed, step). The private one is DP-SGD as in
-``client/dp_sgd.py`` (same units, sampling, noise and divisor); single texts are clipped by
-``client/ghost_clipping.py``, larger units, whose examples share one clip, by their summed gradient, one at a time.
+Factors are hooked into the maps, on top of whatever else these do: a lower tier that is frozen, or private training,
+which wants the gradients of single examples. That is DP-SGD as in ``client/dp_sgd.py`` (same units, sampling, noise and
+divisor): single texts are clipped by ``client/ghost_clipping.py``, larger units, whose examples share one clip, by
+their summed gradient, one at a time. Without privacy ``client.training_work`` trains factors as it does coordinates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,71 +18,15 @@ from torch import Tensor
 
 from client.dp_sgd import PrivateSettings, clipped_sum, poisson_sample, prepare_examples
 from client.ghost_clipping import Recorder, recorded_product
+from client.lora_layout import LoraLayout
 from client.privacy_units import Units, units_of
 from client.torch_model import Batch, Text, TorchModel
 from client.training_run import generator_of
-from client.training_work import TextSettings
 from edge_runtime.adapters.adapter_file import Factors
 from protocol.errors import PenchantError
 from protocol.frames import Vector
 
 Tensors = Mapping[str, tuple[Tensor, Tensor]]  # module -> (A, B)
-
-
-@dataclass(frozen=True)
-class LoraLayout:
-    """Where each factor lies in theta: ``shapes[i]`` is (out, in) of module i."""
-
-    modules: tuple[str, ...]
-    shapes: tuple[tuple[int, int], ...]
-    rank: int
-
-    @staticmethod
-    def of(model: TorchModel, kinds: Sequence[str], rank: int) -> LoraLayout:
-        """Rank ``rank`` for all maps of ``kinds`` in the adapted layers of a model."""
-        modules = model.module_names(kinds)
-        if not modules or rank < 1:
-            raise PenchantError("ordinary LoRA needs a rank of at least 1 and a map of the adapted layers")
-        shapes = [model.linear(name).weight.shape for name in modules]
-        return LoraLayout(modules, tuple((int(out), int(inner)) for out, inner in shapes), rank)
-
-    @property
-    def dimension(self) -> int:
-        """Length d of theta."""
-        return self.rank * sum(out + inner for out, inner in self.shapes)
-
-    def start(self, seed: int) -> Vector:
-        """Theta (d,) of an adapter that changes nothing: A drawn from ``seed``, B zero."""
-        random, theta = np.random.default_rng(seed), np.zeros(self.dimension)
-        for a, _ in self._slices(theta):
-            a[:] = random.uniform(-1.0, 1.0, a.shape) / np.sqrt(a.shape[1])
-        return theta
-
-    def lora_factors(self, theta: Vector) -> Factors:
-        """The adapter's factors for ``write_adapter(..., alpha=rank)``: module -> (A (r, in), B (out, r))."""
-        pairs = zip(self.modules, self._slices(self._checked(theta)), strict=True)
-        return {name: (a.astype(np.float32), b.astype(np.float32)) for name, (a, b) in pairs}
-
-    def flat(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Vector:
-        """The inverse of ``lora_factors``, from tensors; modules that are not there are zero."""
-        theta = np.zeros(self.dimension)
-        for name, (a, b) in zip(self.modules, self._slices(theta), strict=True):
-            if name in pairs:
-                a[:], b[:] = (part.detach().double().numpy() for part in pairs[name])
-        return theta
-
-    def _slices(self, theta: Vector) -> Iterator[tuple[Vector, Vector]]:
-        """Views of theta: A and B of each module."""
-        first = 0
-        for out, inner in self.shapes:
-            middle, last = first + self.rank * inner, first + self.rank * (inner + out)
-            yield theta[first:middle].reshape(self.rank, inner), theta[middle:last].reshape(out, self.rank)
-            first = last
-
-    def _checked(self, theta: Vector) -> Vector:
-        if theta.shape != (self.dimension,):
-            raise PenchantError(f"this adapter has {self.dimension} numbers, got {theta.shape}")
-        return theta
 
 
 def as_tensors(factors: Factors, *, trained: bool = False) -> Tensors:
@@ -130,21 +67,18 @@ def _adding(
     return add
 
 
-def summed_gradient(
-    model: TorchModel, layout: LoraLayout, batch: Batch, theta: Vector, *, per_text: bool
-) -> tuple[Vector, int]:
-    """Gradient (d,) of the summed loss of a batch, and its target tokens. ``per_text`` weighs every text's loss by one
-    over its number of target tokens."""
+def unit_gradient(model: TorchModel, layout: LoraLayout, batch: Batch, theta: Vector) -> Vector:
+    """Gradient (d,) of the sum over the texts of a batch of each one's mean loss per target token."""
     tensors = as_tensors(layout.lora_factors(theta), trained=True)
     with installed(model, tensors):
         losses, tokens = model.losses(batch)
-        (losses / tokens if per_text else losses).sum().backward()  # type: ignore[no-untyped-call]
+        (losses / tokens).sum().backward()  # type: ignore[no-untyped-call]
     gradients = {
         name: (a.grad, b.grad) for name, (a, b) in tensors.items() if a.grad is not None and b.grad is not None
     }
     if not gradients:
         raise PenchantError("the loss does not depend on the adapter; it does not fit this model")
-    return layout.flat(gradients), int(tokens.sum())
+    return layout.flat(gradients)
 
 
 def ghost_clipped_sum(model: TorchModel, layout: LoraLayout, batch: Batch, theta: Vector, clip_norm: float) -> Vector:
@@ -155,53 +89,6 @@ def ghost_clipped_sum(model: TorchModel, layout: LoraLayout, batch: Batch, theta
         losses, tokens = model.losses(batch)
         (losses / tokens).sum().backward()  # type: ignore[no-untyped-call]
     return layout.flat(recorder.clipped_sum(clip_norm))
-
-
-@torch.no_grad()
-def evaluate_lora(model: TorchModel, layout: LoraLayout, batch: Batch, theta: Vector) -> float:
-    """Loss (nats per token) of an adapter on a batch."""
-    with installed(model, as_tensors(layout.lora_factors(theta))):
-        losses, tokens = model.losses(batch)
-    return float(losses.sum() / tokens.sum())
-
-
-class LoraWork:
-    """Mean negative log-likelihood (nats per target token) of batches; every pass in an order of its own."""
-
-    def __init__(
-        self,
-        model: TorchModel,
-        layout: LoraLayout,
-        texts: Sequence[Text],
-        kept_out: Sequence[Text],
-        settings: TextSettings,
-        *,
-        max_tokens: int,
-    ) -> None:
-        self._model, self._layout, self._size = model, layout, settings.batch_size
-        model.set_frame(None)
-        self._batch = model.prepare(texts, max_tokens=max_tokens)
-        self._kept_out = model.prepare(kept_out, max_tokens=max_tokens) if kept_out else None
-        self._per_pass = -(-len(self._batch.targets) // settings.batch_size)
-        self.steps = settings.epochs * self._per_pass
-        self.learning_rate, self.patience = settings.learning_rate, settings.patience
-
-    def gradient(self, theta: Vector, seed: int, step: int, rows: int) -> Vector:
-        """As ``Work.gradient``: of the mean over the target tokens of one batch."""
-        number = step % self._per_pass
-        order = generator_of(seed, step // self._per_pass).permutation(len(self._batch.targets))
-        chosen = torch.from_numpy(order[number * self._size : (number + 1) * self._size])
-        total, tokens = np.zeros(self._layout.dimension), 0
-        for piece in torch.split(chosen, rows):
-            part, count = summed_gradient(self._model, self._layout, self._batch.rows(piece), theta, per_text=False)
-            total, tokens = total + part, tokens + count
-        return total / tokens
-
-    def check(self, theta: Vector, step: int) -> float | None:
-        """As ``Work.check``: after every pass, in nats per token."""
-        if self._kept_out is None or step % self._per_pass:
-            return None
-        return evaluate_lora(self._model, self._layout, self._kept_out, theta)
 
 
 class PrivateLoraWork:
@@ -238,7 +125,7 @@ class PrivateLoraWork:
         for together in (one for one in members if len(one) > 1):
             unit = np.zeros(self._layout.dimension)
             for piece in torch.split(torch.tensor(together), rows):
-                unit += summed_gradient(self._model, self._layout, self._rows(piece), theta, per_text=True)[0]
+                unit += unit_gradient(self._model, self._layout, self._rows(piece), theta)
             total += clipped_sum(unit[None], clip_norm)
         total += random.normal(0.0, self._noise * clip_norm, size=total.shape)
         mean: Vector = total / (self._settings.sampling_rate * self._units.count)

@@ -3,7 +3,7 @@
     texts      the owner's messages and choices, older to newer:   | trained on | stop by | held out for the gate |
     objectives without privacy: each text behind the prompt that serves it, with notes and without
                private: without notes, as a note would carry one text into another's gradient
-    size       layers, rank and kinds of map from the device and the number of texts (``device_profile``)
+    size       ordinary LoRA, or with privacy a thin frame; layers from the device's memory (``device_profile``)
     tiers      on top of the adapter that the fleet shares, if this device is in one (``tiers``)
     increments a training goes on from the live adapter: new texts, and windows on those learnt before (``lifelong``)
     run        texts, settings, model and frame as digests, so that a kept state goes on with its own run only
@@ -35,6 +35,7 @@ from client.lifelong import (
     next_increment,
     record_after,
 )
+from client.lora_layout import AdapterSpace, LoraLayout
 from client.objectives.defaults import default_objectives
 from client.objectives.objective import Objective
 from client.personal_gate import split_newest
@@ -57,9 +58,10 @@ from protocol.frames import Frame, Vector
 MAXIMUM_TEXTS: Final = 400  # of each kind, the newest
 HELD_OUT_TEXTS: Final = 40  # of each kind, at most: they are scored twice under two adapters
 EARLY_STOP_TEXTS, STOP_PARTS = 24, 6  # fewer texts tell too little to choose a step by a sixth of them
-FIXED_EPOCHS, MOST_EPOCHS = 3, 8  # passes without and with early stopping
+EPOCHS: Final = 3  # passes at most; with early stopping the first that makes nothing better ends it
 BATCH_SIZE: Final = 4
-LEARNING_RATE: Final = 0.02  # of all layers; 0.05 is too much for them (``simulations.frame_study``)
+LEARNING_RATE: Final = 0.02  # of a frame of all layers; 0.05 is too much for them (``simulations.frame_study``)
+LORA_LEARNING_RATE: Final = 0.005
 LIFELONG: Final = LifelongSettings()
 FEWEST_NEW: Final = 4  # texts since the last training, from which on the next is worth while
 
@@ -185,7 +187,7 @@ class PersonalPlan:
 def plan_run(
     trainer: Trainer,
     device: Device,
-    frame: Frame,
+    space: AdapterSpace,
     parts: TextParts,
     privacy: Privacy | None,
     stand: Footing,
@@ -194,7 +196,7 @@ def plan_run(
     rows: int = MICRO_BATCH,
 ) -> PersonalPlan:
     """The run that these texts and this privacy make, on top of the fleet's tier (``stand``) and of ``record`` (None:
-    nothing was trained before), differentiating at most ``rows`` texts at a time."""
+    nothing was trained before), differentiating at most ``rows`` texts at a time. With privacy ``space`` is a frame."""
     private = privacy is not None
     engine, memory = trainer.engine, device.memory
     objectives = objectives_of(engine, memory, parts.training, private=private)
@@ -212,15 +214,18 @@ def plan_run(
         return Scheduled(TieredWork(trainer.torch_model, stand.beside, held) if stand.beside else held)
 
     def plan_sha256(settings: object) -> str:
-        model = [trainer.model.sha256, frame.digest, str(trainer.torch_model.dtype)]
+        model = [trainer.model.sha256, space.digest, str(trainer.torch_model.dtype)]
         return digest([repr(settings), repr(LIFELONG), WARM_UP, past, *model])
 
     if privacy is None:
-        settings = TextSettings(MOST_EPOCHS if stop else FIXED_EPOCHS, BATCH_SIZE, LEARNING_RATE)
-        work = ObjectivesWork(trainer.torch_model, frame, objectives, stop, settings, start=start)
+        rate = LORA_LEARNING_RATE if isinstance(space, LoraLayout) else LEARNING_RATE
+        settings = TextSettings(EPOCHS, BATCH_SIZE, rate, patience=1)
+        work = ObjectivesWork(trainer.torch_model, space, objectives, stop, settings, start=start)
         rows = min(rows, settings.batch_size)
         run = RunPlan(on_what_stands(work), texts_sha256, plan_sha256(settings), rows)
         return PersonalPlan(run, start, names, len(parts.training), math.inf, delta)
+    if isinstance(space, LoraLayout):
+        raise PenchantError("private training needs a frame: ordinary LoRA has too many numbers for its noise")
     units = units_for(parts.training, privacy.unit)
     private_settings = PrivateSettings(
         epsilon=privacy.epsilon,
@@ -230,14 +235,14 @@ def plan_run(
         clip_norm=0.5,
         learning_rate=LEARNING_RATE,
     )
-    rate, steps = private_settings.sampling_rate, private_settings.steps
-    noise = noise_multiplier_for(privacy.epsilon, delta, rate, steps)
+    sampling, steps = private_settings.sampling_rate, private_settings.steps
+    noise = noise_multiplier_for(privacy.epsilon, delta, sampling, steps)
     noisy = PrivateObjectivesWork(
-        trainer.torch_model, frame, objectives, private_settings, noise, units=units, start=start
+        trainer.torch_model, space, objectives, private_settings, noise, units=units, start=start
     )
     plan = plan_sha256([private_settings, privacy.unit, [members.tolist() for members in units.members]])
-    run = RunPlan(on_what_stands(noisy), texts_sha256, plan, rows, noise, rate)
-    return PersonalPlan(run, start, names, units.count, epsilon_spent(noise, rate, steps, delta), delta)
+    run = RunPlan(on_what_stands(noisy), texts_sha256, plan, rows, noise, sampling)
+    return PersonalPlan(run, start, names, units.count, epsilon_spent(noise, sampling, steps, delta), delta)
 
 
 def record_for(
@@ -245,7 +250,7 @@ def record_for(
     parts: TextParts,
     privacy: Privacy | None,
     record: LifelongRecord | None,
-    frame: Frame,
+    space: AdapterSpace,
     theta: Vector,
 ) -> LifelongRecord:
     """What the next increment must know of ``theta``, with the epsilon that one unit has lost to all increments: a text
@@ -253,7 +258,7 @@ def record_for(
     spent, unit = (plan.epsilon, privacy.unit) if privacy else (None, "")
     if spent is not None and unit == "conversation" and record is not None and record.epsilon is not None:
         spent += record.epsilon
-    return record_after(record, parts.number, parts.names, frame, theta, epsilon=spent, unit=unit)
+    return record_after(record, parts.number, parts.names, space, theta, epsilon=spent, unit=unit)
 
 
 def units_for(texts: OwnTexts, unit: Unit) -> Units:

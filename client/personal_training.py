@@ -1,6 +1,6 @@
 """`penchant train`: the device's own adapter, trained on its owner's texts and put in place only if it helps.
 
-    open the model -> frame from public text -> plan (``personal_plan``) -> run (``training_run``)
+    open the model -> (private: frame from public text) -> plan (``personal_plan``) -> run (``training_run``)
     -> gate (``personal_gate``) -> install (``personal_install``)
 
 The training is a run that may be paused, killed and resumed: the same call goes on where the last one stopped, and
@@ -22,15 +22,19 @@ from typing import Final
 import numpy as np
 import torch
 
-from client.device_profile import KINDS, MINIMUM_TEXTS, RANK
+from client.device_profile import KINDS, MINIMUM_TEXTS, RANK, TrainingProfile
 from client.examples import prepare_input, public_examples
 from client.frame_builder import build_frame, public_text
+from client.heap import drop_unused, give_back_large_blocks
 from client.lifelong import LifelongRecord, record_of
+from client.lora_layout import AdapterSpace, LoraLayout
 from client.personal_gate import SCORING_CONTEXT, GateDecision, held_out_texts, judge
 from client.personal_install import adapter_file, conclude
 from client.personal_plan import (
     FEWEST_NEW,
+    OwnTexts,
     Privacy,
+    TextParts,
     digest,
     layers_of,
     own_texts,
@@ -39,13 +43,13 @@ from client.personal_plan import (
     record_for,
     split_texts,
 )
-from client.tiers import Footing, combined, fleet_tier, footing
+from client.tiers import bare_footing, combined, fleet_tier, footing
 from client.training import Trainer, open_trainer, serving_model
 from client.training_ledger import TrainingLedger
 from client.training_run import (
-    CHECKPOINT,
     TrainingPaused,
     drop_state,
+    is_kept,
     is_out_of_memory,
     open_run,
     result_of,
@@ -54,7 +58,7 @@ from client.training_run import (
 from edge_runtime.adapters.log import AdapterLog, AdapterVersion
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
-from edge_runtime.models.catalogue import cache_folder, write_atomically
+from edge_runtime.models.catalogue import ModelFile, cache_folder, write_atomically
 from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
 from protocol.frames import Frame
@@ -161,87 +165,141 @@ def train_device(
     if len(texts) < MINIMUM_TEXTS:
         return RetrievalOnly(len(texts))
     model = serving_model()
+    give_back_large_blocks()
     profile = profile_of(model, len(texts), private=private, memory_bytes=memory_bytes)
-    fleet = fleet_tier(device.vault, model.sha256)
     with _memory_errors(), _threads(profile.threads):
-        progress("opening the model", 0.0)
-        trainer = open_trainer(max(profile.layers, layers_of(fleet[0], model) if fleet else 0))
-        progress("opening the model", 1.0)
-        frame = own_frame(
-            trainer,
-            lambda fraction: progress("frame from public text", fraction),
-            kinds=profile.kinds,
-            rank=profile.rank,
-        )
-        stand = footing(*fleet, frame) if fleet else Footing(np.zeros(frame.dimension), {}, 1.0)
-        progress("reading the texts", 0.0)
         live = AdapterLog(device.vault).live()
-        if live and live[0].base_sha256 != trainer.model.sha256:  # it serves with another model
+        if live and live[0].base_sha256 != model.sha256:  # it serves with another model
             live = None
-        unit = privacy.unit if privacy else ""
-        anew = fresh or _begun_from_nothing(device.vault)
-        record = None if anew or not live else record_of(device.vault, live[0].sha256, frame, unit=unit)
-        parts = split_texts(texts, private=private, record=record)
-        if record is not None and parts.new < FEWEST_NEW:
-            return NothingNew(parts.new)
-        plan = plan_run(trainer, device, frame, parts, privacy, stand, record, rows=profile.rows)
-        work = plan.run.work
-        _note_beginning(device.vault, from_nothing=anew)
-        state = open_run(device.vault, plan.run, plan.start, fresh=fresh, on_notice=on_notice)
-        on_notice(profile.line())
-        on_progress("training", state.step / work.steps)
-        state = run_training(
-            state,
-            work,
-            device.vault,
-            on_progress=lambda fraction: on_progress("training", fraction),
-            wants_pause=wants_pause,
-        )
-        theta = result_of(state)
-        if np.array_equal(theta, plan.start):
-            drop_state(device.vault)
-            raise PenchantError("training moved no number; the frame does not fit this model")
-        after = record_for(plan, parts, privacy, record, frame, theta)
-        factors, alpha = combined(frame, theta, stand.beside)
-        data = adapter_file(
-            trainer.model,
-            factors,
-            alpha=alpha,
-            frame_sha256=frame.digest,
-            parent_sha256=live[0].sha256 if live else "",
-            epsilon=after.epsilon,
-            created=created,
-        )
+        made = _train(device, model, texts, privacy, profile, live, created, progress, on_notice, wants_pause, fresh)
+        if isinstance(made, NothingNew):
+            return made
+        open_trainer.cache_clear()  # its weights need not be in memory beside those that judge
+        drop_unused()
         progress(_JUDGING, 0.0)
-        with Engine.open(trainer.model, context_tokens=SCORING_CONTEXT) as engine:
-            held_out = held_out_texts(engine, device, parts.held_out.messages, parts.held_out.choices)
+        with Engine.open(model, context_tokens=SCORING_CONTEXT) as engine:
+            held_out = held_out_texts(engine, device, made.parts.held_out.messages, made.parts.held_out.choices)
             verdict = judge(
-                engine, held_out, live[1] if live else None, data, lambda fraction: progress(_JUDGING, fraction)
+                engine, held_out, live[1] if live else None, made.data, lambda fraction: progress(_JUDGING, fraction)
             )
-    note = _note(after, privacy)
-    installed = conclude(device.vault, live[0].id if live else None, data, verdict, after, note=note)
+    note = _note(made.record, privacy)
+    installed = conclude(device.vault, live[0].id if live else None, made.data, verdict, made.record, note=note)
     return TrainingOutcome(
-        objectives=plan.objectives,
-        numbers=frame.dimension,
-        increment=parts.number,
-        texts=len(parts.training),
-        new_texts=parts.new,
-        units=plan.units,
-        stop_texts=len(parts.stop),
-        epsilon=plan.epsilon,
-        delta=plan.delta,
-        epsilon_so_far=TrainingLedger(device.vault).epsilon(plan.delta),
-        steps=state.step,
-        seconds=state.seconds,
+        objectives=made.objectives,
+        numbers=made.numbers,
+        increment=made.parts.number,
+        texts=len(made.parts.training),
+        new_texts=made.parts.new,
+        units=made.units,
+        stop_texts=len(made.parts.stop),
+        epsilon=made.epsilon,
+        delta=made.delta,
+        epsilon_so_far=TrainingLedger(device.vault).epsilon(made.delta),
+        steps=made.steps,
+        seconds=made.seconds,
         served=verdict.served,
         plain=verdict.plain,
         installed=installed,
     )
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What came of a run, without the model that it needed: the adapter's file, its record, and what is said of it."""
+
+    data: bytes
+    record: LifelongRecord
+    parts: TextParts
+    objectives: tuple[str, ...]
+    numbers: int
+    units: int
+    epsilon: float
+    delta: float
+    steps: int
+    seconds: float
+
+
+def _train(
+    device: Device,
+    model: ModelFile,
+    texts: OwnTexts,
+    privacy: Privacy | None,
+    profile: TrainingProfile,
+    live: tuple[AdapterVersion, bytes] | None,
+    created: str,
+    progress: Callable[[str, float], None],
+    on_notice: Callable[[str], None],
+    wants_pause: Callable[[], str | None],
+    fresh: bool,
+) -> _Made | NothingNew:
+    """From the texts to the adapter's file; the run is kept until ``conclude``."""
+    fleet = fleet_tier(device.vault, model.sha256)
+    progress("opening the model", 0.0)
+    trainer = open_trainer(max(profile.layers, layers_of(fleet[0], model) if fleet else 0))
+    progress("opening the model", 1.0)
+    space: AdapterSpace
+    if profile.tier == "lora":
+        space = LoraLayout.of(trainer.torch_model, profile.kinds, profile.rank)
+    else:
+        space = own_frame(
+            trainer,
+            lambda fraction: progress("frame from public text", fraction),
+            kinds=profile.kinds,
+            rank=profile.rank,
+        )
+    stand = footing(*fleet, space) if fleet else bare_footing(space)
+    progress("reading the texts", 0.0)
+    unit = privacy.unit if privacy else ""
+    anew = fresh or _begun_from_nothing(device.vault)
+    past = None if anew or not live else record_of(device.vault, live[0].sha256, space, unit=unit)
+    parts = split_texts(texts, private=privacy is not None, record=past)
+    if past is not None and parts.new < FEWEST_NEW:
+        return NothingNew(parts.new)
+    plan = plan_run(trainer, device, space, parts, privacy, stand, past, rows=profile.rows)
+    work = plan.run.work
+    _note_beginning(device.vault, from_nothing=anew)
+    state = open_run(device.vault, plan.run, plan.start, fresh=fresh, on_notice=on_notice)
+    on_notice(profile.line())
+    progress("training", state.step / work.steps)
+    state = run_training(
+        state,
+        work,
+        device.vault,
+        on_progress=lambda fraction: progress("training", fraction),
+        wants_pause=wants_pause,
+    )
+    theta = result_of(state)
+    if np.array_equal(theta, plan.start):
+        drop_state(device.vault)
+        raise PenchantError("training moved no number; the adapter does not fit this model")
+    record = record_for(plan, parts, privacy, past, space, theta)
+    factors, alpha = combined(space, theta, stand.beside)
+    data = adapter_file(
+        model,
+        factors,
+        alpha=alpha,
+        frame_sha256="" if isinstance(space, LoraLayout) else space.digest,
+        parent_sha256=live[0].sha256 if live else "",
+        epsilon=record.epsilon,
+        created=created,
+    )
+    return _Made(
+        data=data,
+        record=record,
+        parts=parts,
+        objectives=plan.objectives,
+        numbers=space.dimension,
+        units=plan.units,
+        epsilon=plan.epsilon,
+        delta=plan.delta,
+        steps=state.step,
+        seconds=state.seconds,
+    )
+
+
 def _begun_from_nothing(vault: Vault) -> bool:
     """Whether the run that was interrupted was asked to start from nothing: then it goes on so."""
-    return vault.get_blob(CHECKPOINT) is not None and vault.get_blob(_FROM_NOTHING) is not None
+    return is_kept(vault) and vault.get_blob(_FROM_NOTHING) is not None
 
 
 def _note_beginning(vault: Vault, *, from_nothing: bool) -> None:

@@ -24,13 +24,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from client.artefacts import Artefacts
-from client.personal_lora import LoraLayout, as_tensors, installed
+from client.lora_layout import AdapterSpace, LoraLayout
+from client.personal_lora import as_tensors, installed
 from client.torch_model import TorchModel
 from client.training_run import Work
 from edge_runtime.adapters.adapter_file import Factors, mix_adapters
@@ -89,19 +90,25 @@ def fleet_tier(vault: Vault, base_sha256: str) -> tuple[Frame, Vector] | None:
     return None
 
 
-def footing(fleet: Frame, lower: Vector, personal: Frame | LoraLayout, *, seed: int = 0) -> Footing:
+def bare_footing(personal: AdapterSpace, *, seed: int = 0) -> Footing:
+    """Where personal training starts with nothing below it. ``seed`` draws the start of ordinary LoRA."""
+    start = personal.start(seed) if isinstance(personal, LoraLayout) else np.zeros(personal.dimension)
+    return Footing(start, {}, 1.0)
+
+
+def footing(fleet: Frame, lower: Vector, personal: AdapterSpace, *, seed: int = 0) -> Footing:
     """Where personal training in ``personal`` starts on a lower tier (d_fleet,) of the frame ``fleet``. ``seed`` draws
     the start of ordinary LoRA."""
     beside = fleet.lora_factors(lower) if lower.any() else {}
     if isinstance(personal, LoraLayout):
-        return Footing(personal.start(seed), beside, 0.0 if beside else 1.0)
+        return replace(bare_footing(personal, seed=seed), beside=beside, kept=0.0 if beside else 1.0)
     start, kept = carry(lower, fleet, personal)
     if kept >= NESTED:
         return Footing(start, {}, kept)
     return Footing(np.zeros(personal.dimension), beside, kept)
 
 
-def combined(personal: Frame | LoraLayout, theta: Vector, beside: Factors) -> tuple[Factors, float]:
+def combined(personal: AdapterSpace, theta: Vector, beside: Factors) -> tuple[Factors, float]:
     """All tiers as one adapter: its factors and the alpha to write it with."""
     own = personal.lora_factors(theta)
     if not beside:

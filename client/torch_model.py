@@ -1,10 +1,10 @@
-"""The serving model in torch: the same weights that llama.cpp serves, de-quantised, with frame adapters on
-top.
+"""The serving model in torch: the same weights that llama.cpp serves, de-quantised, with adapters on top: coordinates
+in a frame, or the factors of ordinary LoRA.
 
 Only the top layers are adapted, so the hidden states below them are computed once per text and kept; a training step
 then costs the top layers and a small part of the output layer. Texts are trained without their padding
 (``client.packed_texts``), and a batch gives the gradients of its coordinates text by text or summed at the same cost
-(``client.framed_linear``). Which words of the vocabulary take part in the output layer: ``client.output_words``.
+(``client.adapted_linear``). Which words of the vocabulary take part in the output layer: ``client.output_words``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from client.framed_linear import FramedLinear
+from client.adapted_linear import AdaptedLinear
+from client.device_profile import TOKENS_AND_LAYERS_AT_ONCE
+from client.frozen_layers import replace_frozen
+from client.lora_layout import AdapterSpace, LoraLayout
 from client.output_words import public_words, token_losses
 from client.packed_texts import Packing, use_packed_attention
 from protocol.errors import PenchantError
-from protocol.frames import Frame, Vector
+from protocol.frames import Vector
 
 _HF_NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -39,7 +42,6 @@ _HF_NAMES = {
 Text = tuple[Sequence[int], int] | tuple[Sequence[int], int, Sequence[float]]
 IGNORED = -100
 TOKENS_AT_ONCE = 1024  # below the adapted layers
-TOKENS_AND_LAYERS_AT_ONCE = 15_360  # in a step: about 25 kB each in the default model; more at once is no faster
 
 
 def fast_dtype() -> torch.dtype:
@@ -86,15 +88,16 @@ class TorchModel:
         use_packed_attention(self._lm)
         self._has_coordinates = False
         self.dtype: torch.dtype = next(self._lm.parameters()).dtype
-        self._maps: dict[str, FramedLinear] = {}
+        self._maps: dict[str, AdaptedLinear] = {}
         for index in range(self.first_adapted, self.layer_count):
             layer = self._lm.model.layers[index]
+            replace_frozen(layer, self.output_weight.shape[1])
             for gguf_name, hf_name in _HF_NAMES.items():
                 parent_name, child_name = hf_name.split(".")
                 parent = getattr(layer, parent_name)
-                framed = FramedLinear(getattr(parent, child_name))
-                setattr(parent, child_name, framed)
-                self._maps[f"blk.{index}.{gguf_name}"] = framed
+                adapted = AdaptedLinear(getattr(parent, child_name))
+                setattr(parent, child_name, adapted)
+                self._maps[f"blk.{index}.{gguf_name}"] = adapted
 
     @staticmethod
     def load(gguf: Path, *, top_layers: int, dtype: torch.dtype | None = None) -> TorchModel:
@@ -109,25 +112,31 @@ class TorchModel:
         """The frozen linear map of a module."""
         return self._maps[module].base
 
-    def set_frame(self, frame: Frame | None) -> None:
-        """Install U and V of a frame (or remove every adapter)."""
-        for framed in self._maps.values():
-            framed.u = framed.v = framed.r = framed.packing = None
+    def set_frame(self, space: AdapterSpace | None) -> None:
+        """Install U and V of a frame (ordinary LoRA has none), or with None remove every adapter."""
+        for adapted in self._maps.values():
+            adapted.u = adapted.v = adapted.r = adapted.packing = adapted.factors = None
         self._has_coordinates = False
-        if frame is None:
+        if space is None:
             return
-        for name, u, v in zip(frame.modules, frame.left, frame.right, strict=True):
-            if name not in self._maps:
-                raise PenchantError(f"the frame adapts {name}, which is not among the model's adapted layers")
-            framed = self._maps[name]
-            framed.u = (frame.scale * torch.from_numpy(u)).to(self.dtype)
-            framed.v = torch.from_numpy(v).to(self.dtype)
+        if missing := [name for name in space.modules if name not in self._maps]:
+            raise PenchantError(f"the adapter changes {missing[0]}, which is not among the model's adapted layers")
+        if isinstance(space, LoraLayout):
+            return
+        for name, u, v in zip(space.modules, space.left, space.right, strict=True):
+            adapted = self._maps[name]
+            adapted.u = (space.scale * torch.from_numpy(u)).to(self.dtype)
+            adapted.v = torch.from_numpy(v).to(self.dtype)
 
-    def set_coordinates(self, frame: Frame, theta: Tensor) -> None:
-        """Use ``theta`` (b, d), or (1, d) for the whole batch; keeps the graph for gradients."""
-        r = theta.float().reshape(theta.shape[0], len(frame.modules), frame.rank, frame.rank)
-        for position, name in enumerate(frame.modules):
-            self._maps[name].r = r[:, position]
+    def set_coordinates(self, space: AdapterSpace, theta: Tensor) -> None:
+        """Use ``theta`` (1, d) for the whole batch, or in a frame (b, d), one each; keeps the graph for gradients."""
+        if isinstance(space, LoraLayout):
+            for name, a, b in space.split(theta):
+                self._maps[name].factors = (a, b)
+        else:
+            r = theta.float().reshape(theta.shape[0], len(space.modules), space.rank, space.rank)
+            for position, name in enumerate(space.modules):
+                self._maps[name].r = r[:, position]
         self._has_coordinates = True
 
     def _run(self, hidden: Tensor, first: int, last: int, packing: Packing | None = None) -> Tensor:
@@ -147,12 +156,12 @@ class TorchModel:
     def top_hidden(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The adapted layers and the final norm: (b, t, h) -> (b, t, h). ``lengths`` (b,) where texts are padded."""
         if not self._has_coordinates:
-            # Ordinary LoRA and the oracle of the tests hook into the maps and expect (b, t, ...).
+            # What hooks into the maps (``client.personal_lora``, frame builder) expects (b, t, ...).
             out: Tensor = self._lm.model.norm(self._run(hidden, self.first_adapted, self.layer_count))
             return out
         packing = Packing.of(torch.full((len(hidden),), hidden.shape[1]) if lengths is None else lengths)
-        for framed in self._maps.values():
-            framed.packing = packing
+        for adapted in self._maps.values():
+            adapted.packing = packing
         top = self._run(packing.pack(hidden)[None], self.first_adapted, self.layer_count, packing)
         return packing.pad(self._lm.model.norm(top)[0])
 
@@ -261,5 +270,5 @@ def _token_weights(texts: Sequence[Text], width: int) -> Tensor | None:
 
 
 def as_theta(vector: Vector) -> Tensor:
-    """A frame vector (d,) as a float32 tensor (1, d)."""
+    """The numbers of an adapter (d,) as a float32 tensor (1, d)."""
     return torch.from_numpy(np.asarray(vector, dtype=np.float32))[None].clone()

@@ -32,7 +32,6 @@ from protocol.frames import Frame, Vector
 from protocol.messages import RoundTask
 from protocol.subspace_sketch import sketch_contribution
 
-TOKENISER_CONTEXT = 256
 Settings = Mapping[str, float | int | str]  # of a task
 Plan = TypeVar("Plan")
 
@@ -106,7 +105,7 @@ def open_trainer(top_layers: int) -> Trainer:
     """The trainer of this process, on the serving model."""
     model = serving_model()
     torch_model = TorchModel.load(model.path, top_layers=top_layers)
-    return Trainer(model, torch_model, Engine.open(model, context_tokens=TOKENISER_CONTEXT))
+    return Trainer(model, torch_model, Engine.open(model, vocabulary_only=True))
 
 
 class DeviceWork:

@@ -8,7 +8,8 @@ checkpoint ends with the same weights as one that was never interrupted, and a p
 same noise again: nothing new is learnt from it (as long as torch runs with as many threads as before: its sums are
 floating point).
 
-Optimiser: Adam (Kingma and Ba 2015, algorithm 1) on theta (d,), in float64:
+Optimiser: Adam (Kingma and Ba 2015, algorithm 1) on theta (d,), in the number format of its start (float64; float32
+for the millions of ordinary LoRA):
 
     m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
     theta <- theta - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + e)
@@ -26,8 +27,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Final, Protocol
 
 import cbor2
@@ -38,11 +39,11 @@ from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
 from protocol.frames import Vector
 
-CHECKPOINT: Final = f"{LEARNT_PREFIX}training/checkpoint"
+CHECKPOINT: Final = f"{LEARNT_PREFIX}training/checkpoint/"
 CHECKPOINT_STEPS: Final = 10
 CHECKPOINT_SECONDS: Final = 15.0
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
-_VERSION = 1
+_VERSION = 2
 _VECTORS = ("theta", "first_moment", "second_moment", "best_theta")
 
 
@@ -108,22 +109,24 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
 
-    def to_bytes(self) -> bytes:
-        """Canonical CBOR; vectors as little-endian float64."""
-        fields = asdict(self) | {name: getattr(self, name).astype("<f8").tobytes() for name in _VECTORS}
-        return cbor2.dumps({"version": _VERSION, **fields}, canonical=True)
+    def blobs(self) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of its parts, one in memory at a time: canonical CBOR, and each vector, little-endian."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _VECTORS}
+        yield "state", cbor2.dumps({"version": _VERSION, "format": self.theta.dtype.str, **plain}, canonical=True)
+        for name in _VECTORS:
+            yield name, getattr(self, name).tobytes()
 
     @staticmethod
-    def from_bytes(data: bytes) -> TrainingState:
-        """The inverse of ``to_bytes``. Raises PenchantError on anything else."""
+    def of_blobs(read: Callable[[str], bytes | None]) -> TrainingState:
+        """The inverse of ``blobs``. Raises PenchantError on anything else."""
         try:
-            fields = cbor2.loads(data)
-            if fields.pop("version") != _VERSION:
+            body = cbor2.loads(read("state") or b"")
+            if body.pop("version") != _VERSION or (form := body.pop("format")) not in ("<f4", "<f8"):
                 raise ValueError
-            fields |= {name: np.frombuffer(fields[name], dtype="<f8").astype(np.float64) for name in _VECTORS}
-            if len({fields[name].shape for name in _VECTORS}) != 1:
+            body |= {name: np.frombuffer(read(name) or b"", dtype=form).copy() for name in _VECTORS}
+            if len({body[name].shape for name in _VECTORS}) != 1:
                 raise ValueError
-            return TrainingState(**fields)
+            return TrainingState(**body)
         except (cbor2.CBORDecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise PenchantError("the kept state of the training cannot be read: start anew with --fresh") from error
 
@@ -163,7 +166,7 @@ def open_run(
 
 def new_state(plan: RunPlan, start: Vector, *, run: int, seed: int) -> TrainingState:
     """The state before the first step, at ``start`` (d,)."""
-    zero, theta = np.zeros(len(start)), np.array(start, dtype=np.float64)
+    zero, theta = np.zeros_like(start), np.array(start)
     return TrainingState(plan.texts_sha256, plan.plan_sha256, run, seed, plan.rows, theta, zero, zero, theta)
 
 
@@ -256,12 +259,13 @@ def keep(vault: Vault, state: TrainingState, *, new: bool = False) -> None:
     with vault.transaction():
         if not new:
             check_kept(vault)
-        vault.put_blob(CHECKPOINT, state.to_bytes())
+        for name, data in state.blobs():
+            vault.put_blob(f"{CHECKPOINT}{name}", data)
 
 
 def check_kept(vault: Vault) -> None:
     """PenchantError if the checkpoint of the run that goes on was removed: what it learnt from may be forgotten."""
-    if vault.get_blob(CHECKPOINT) is None:
+    if not is_kept(vault):
         raise PenchantError(
             "something was forgotten while the training ran (or another training ended), so nothing of it is kept: "
             "run penchant train again"
@@ -270,13 +274,20 @@ def check_kept(vault: Vault) -> None:
 
 def kept_state(vault: Vault) -> TrainingState | None:
     """The checkpoint, if there is one; PenchantError if it cannot be read."""
-    stored = vault.get_blob(CHECKPOINT)
-    return None if stored is None else TrainingState.from_bytes(stored)
+    return TrainingState.of_blobs(lambda name: vault.get_blob(f"{CHECKPOINT}{name}")) if is_kept(vault) else None
+
+
+def is_kept(vault: Vault) -> bool:
+    """Whether there is a checkpoint."""
+    return bool(vault.blob_names(f"{CHECKPOINT}state"))
 
 
 def drop_state(vault: Vault) -> bool:
     """Remove the checkpoint (with its seed); whether there was one. The steps it took stay in the ledger."""
-    return vault.delete_blob(CHECKPOINT)
+    kept = is_kept(vault)
+    for name in vault.blob_names(CHECKPOINT):
+        vault.delete_blob(name)
+    return kept
 
 
 def is_out_of_memory(error: BaseException) -> bool:

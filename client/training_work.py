@@ -31,6 +31,7 @@ from client.dp_sgd import (
 )
 from client.examples import Example, prepare_input
 from client.local_training import evaluate_coordinates
+from client.lora_layout import AdapterSpace
 from client.objectives.objective import Objective, check_private
 from client.objectives.preference import PreparedPairs, pair_losses, prepare_pairs
 from client.output_words import draw_of
@@ -59,7 +60,7 @@ class ObjectivesWork:
     def __init__(
         self,
         model: TorchModel,
-        frame: Frame,
+        frame: AdapterSpace,
         objectives: Sequence[Objective],
         kept_out: Objective | None,
         settings: TextSettings,
@@ -85,7 +86,7 @@ class ObjectivesWork:
         passed, number = divmod(step, self._per_pass)
         random = generator_of(seed, passed)
         self._model.set_frame(self._frame)
-        total = np.zeros(self._frame.dimension)
+        total = np.zeros_like(theta)
         for part in self._parts:
             order = np.arange(part.count) if part.objective.in_order else random.permutation(part.count)
             chosen = np.array_split(order, self._per_pass)[number]
@@ -107,7 +108,7 @@ class TextWork(ObjectivesWork):
     def __init__(
         self,
         model: TorchModel,
-        frame: Frame,
+        frame: AdapterSpace,
         texts: Sequence[Text],
         kept_out: Sequence[Text],
         settings: TextSettings,
@@ -193,7 +194,7 @@ class PrivateWork(PrivateObjectivesWork):
 class _Part:
     """One objective, prepared: ``count`` items, each with something to train on."""
 
-    def __init__(self, model: TorchModel, frame: Frame, objective: Objective, start: Vector) -> None:
+    def __init__(self, model: TorchModel, frame: AdapterSpace, objective: Objective, start: Vector) -> None:
         self.objective, self.count, self._model, self._frame = objective, len(objective), model, frame
         self._batch: Batch | None = None
         self._pairs: PreparedPairs | None = None
@@ -205,7 +206,7 @@ class _Part:
     def mean_gradient(self, chosen: Tensor, theta: Vector, rows: int) -> Vector:
         """Gradient (d,) of the mean loss of the items ``chosen`` (b,), ``rows`` texts at a time; the frame must be
         installed."""
-        total, count = np.zeros(self._frame.dimension), 0
+        total, count = np.zeros_like(theta), 0
         pieces = (
             torch.split(chosen, max(1, rows // 2))
             if self._batch is None
@@ -223,7 +224,8 @@ class _Part:
             losses.sum().backward()  # type: ignore[no-untyped-call]
             total += _gradient_of(point)[0]
             count += counted
-        return total / count
+        total /= count
+        return total
 
 
 class _PrivatePart:
@@ -267,9 +269,9 @@ def _objective_of(texts: Sequence[Text], max_tokens: int) -> Objective:
     return Objective("next_token", tuple(examples), max_tokens=max_tokens)
 
 
-def _gradient_of(point: Tensor) -> NDArray[np.float64]:
+def _gradient_of(point: Tensor) -> NDArray[np.float32]:
     """What was accumulated for ``point``; PenchantError if nothing was."""
     if point.grad is None:
         raise PenchantError("the loss does not depend on the adapter; the frame does not fit this model")
-    gradient: NDArray[np.float64] = point.grad.double().numpy()
+    gradient: NDArray[np.float32] = point.grad.numpy()
     return gradient

@@ -20,6 +20,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from client.lora_layout import AdapterSpace
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.answering.answering import build_messages
 from edge_runtime.answering.drafting import build_draft
@@ -82,13 +83,14 @@ def held_out_texts(engine: Engine, person: Person, limits: HeldOut, memory_of: D
 
 
 def adapter_bytes(
-    frame: Frame, theta: Vector, model: ModelFile, shape: ModelShape, *, round: int, epsilon: float | None
+    space: AdapterSpace, theta: Vector, model: ModelFile, shape: ModelShape, *, round: int, epsilon: float | None
 ) -> bytes:
-    """The frame adapter ``theta`` as a GGUF for llama.cpp; ``epsilon`` None: no privacy is claimed for it."""
+    """The adapter ``theta`` as a GGUF for llama.cpp; ``epsilon`` None: no privacy is claimed for it."""
+    frame_sha256 = space.digest if isinstance(space, Frame) else ""
     return write_adapter(
-        frame.lora_factors(theta),
-        alpha=float(frame.rank),
-        metadata=AdapterMetadata(base_sha256=model.sha256, frame_sha256=frame.digest, round=round, epsilon=epsilon),
+        space.lora_factors(theta),
+        alpha=float(space.rank),
+        metadata=AdapterMetadata(base_sha256=model.sha256, frame_sha256=frame_sha256, round=round, epsilon=epsilon),
         architecture=shape.architecture,
         heads=shape.heads,
         kv_heads=shape.kv_heads,

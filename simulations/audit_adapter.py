@@ -9,7 +9,7 @@ import numpy as np
 
 from client.dp_sgd import PrivateSettings, noise_multiplier_for
 from client.examples import Example, message_examples, prepare_input
-from client.personal_lora import LoraLayout
+from client.lora_layout import LoraLayout
 from client.torch_model import Batch
 from client.training import open_trainer
 from client.training_work import TextSettings

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from client.device_profile import MINIMUM_TEXTS
+from client.device_profile import ALL_KINDS, LORA_RANK, MINIMUM_TEXTS, PRIVATE_RANK
 from client.dp_sgd import PrivateSettings, noise_multiplier_for
 from client.examples import own_messages
+from client.learning_rate import Scheduled
+from client.lora_layout import AdapterSpace, LoraLayout
 from client.objectives.grounded import grounded
 from client.objectives.next_token import next_token
 from client.personal_gate import decide, held_out_texts, split_newest, token_losses
+from client.personal_plan import BATCH_SIZE, LEARNING_RATE, LORA_LEARNING_RATE
 from client.personal_training import own_frame
+from client.tiers import bare_footing
 from client.training import open_trainer, serving_model
 from client.training_work import ObjectivesWork, PrivateObjectivesWork, TextSettings
 from edge_runtime.device import Device
@@ -30,16 +32,17 @@ from simulations.personal_fleet import Workshop, run_work
 
 @dataclass(frozen=True)
 class Recipe:
-    """Weights of the objectives, passes over the texts, and Adam's step (stopping early, as the product may, would cost
-    twice as much here). ``private_rate``, ``clip_norm``, ``private_passes`` and ``sampling_rate`` are of DP-SGD, whose
-    texts come without notes: a note would carry one text into another's gradient.
+    """Weights of the objectives, passes over the texts, and Adam's step: ordinary LoRA on all maps, as `penchant train`
+    trains it without privacy, but for stopping early. ``private_rate``, ``clip_norm``, ``private_passes`` and
+    ``sampling_rate`` are of DP-SGD in the frame, whose texts come without notes: a note would carry one text into
+    another's gradient.
     """
 
     next_token: float = 1.0
     grounded: float = 0.0
-    passes: int = 3
-    learning_rate: float = 0.05
-    private_rate: float = 0.05
+    passes: int = 2
+    learning_rate: float = LORA_LEARNING_RATE
+    private_rate: float = LEARNING_RATE
     clip_norm: float = 0.5
     private_passes: float = 6.0
     sampling_rate: float = 0.5
@@ -48,10 +51,11 @@ class Recipe:
 
 @contextmanager
 def open_workshop(kept: Path) -> Iterator[Workshop]:
-    """The product's model, and the frame that the file ``kept`` holds: that of the product when the study began, also
-    if the product has got another since."""
+    """The product's model, and the frame for private training that the file ``kept`` holds: that of the product when
+    the study began, also if the product has got another since."""
     if not kept.is_file():
-        made = own_frame(open_trainer(read_model_shape(serving_model().path).layers), lambda fraction: None)
+        trainer = open_trainer(read_model_shape(serving_model().path).layers)
+        made = own_frame(trainer, lambda fraction: None, rank=PRIVATE_RANK)
         write_atomically(kept, made.to_bytes())
     frame = Frame.from_bytes(kept.read_bytes())
     trainer = open_trainer(top_layers_of(frame, read_model_shape(serving_model().path).layers))
@@ -71,11 +75,17 @@ def split_history(device: Device) -> tuple[Sequence[MemoryItem], Sequence[Memory
     return (messages, ()) if len(messages) < MINIMUM_TEXTS else split_newest(messages)
 
 
+def personal_space(shop: Workshop, epsilon: float | None) -> AdapterSpace:
+    """Where a device's numbers live: ordinary LoRA, with privacy the workshop's frame."""
+    return LoraLayout.of(shop.torch_model, ALL_KINDS, LORA_RANK) if epsilon is None else shop.frame
+
+
 def train_person(shop: Workshop, device: Device, recipe: Recipe, *, epsilon: float | None = None) -> Vector:
-    """The coordinates (d,) that a device trains from nothing on what it holds; ``epsilon`` None: without privacy, else
-    what one text may lose, at a delta of a tenth of one over the texts."""
+    """The numbers (d,) that a device trains from nothing on what it holds; ``epsilon`` None: without privacy, else what
+    one text may lose, at a delta of a tenth of one over the texts."""
     training, _ = split_history(device)
-    engine, start = shop.engine, np.zeros(shop.frame.dimension)
+    engine, space = shop.engine, personal_space(shop, epsilon)
+    start = bare_footing(space, seed=recipe.seed).start
     if epsilon is not None:
         private = PrivateSettings(
             epsilon=epsilon,
@@ -88,15 +98,15 @@ def train_person(shop: Workshop, device: Device, recipe: Recipe, *, epsilon: flo
         noise = noise_multiplier_for(epsilon, private.delta, private.sampling_rate, private.steps)
         texts = next_token(engine, training, [])
         noisy = PrivateObjectivesWork(shop.torch_model, shop.frame, [texts], private, noise)
-        return run_work(noisy, start, seed=recipe.seed)
+        return run_work(Scheduled(noisy), start, seed=recipe.seed)
     objectives = []
     if recipe.next_token:
         objectives.append(next_token(engine, training, [], weight=recipe.next_token))
     if recipe.grounded:
         objectives.append(grounded(engine, device.memory, training, [], weight=recipe.grounded))
-    settings = TextSettings(recipe.passes, learning_rate=recipe.learning_rate)
-    work = ObjectivesWork(shop.torch_model, shop.frame, objectives, None, settings)
-    return run_work(work, start, seed=recipe.seed)
+    settings = TextSettings(recipe.passes, BATCH_SIZE, recipe.learning_rate)
+    work = ObjectivesWork(shop.torch_model, space, objectives, None, settings)
+    return run_work(Scheduled(work), start, seed=recipe.seed)
 
 
 def gate_verdict(shop: Workshop, device: Device, adapter: bytes) -> dict[str, Any]:

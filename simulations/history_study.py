@@ -40,7 +40,7 @@ from edge_runtime.memory.memory import TextEmbedder
 from protocol.errors import PenchantError
 from protocol.frames import Vector
 from simulations.datasets import data_folder
-from simulations.history_recipe import Recipe, gate_verdict, open_workshop, train_person
+from simulations.history_recipe import Recipe, gate_verdict, open_workshop, personal_space, train_person
 from simulations.history_rows import HEADING, append_row, kind_of, read_rows
 from simulations.history_tables import write_tables
 from simulations.people import Message, Person
@@ -86,9 +86,10 @@ class Study:
     ) -> None:
         self.settings, self.people, self.shop, self.shared = settings, people, shop, shared
         self._out, self._embedder = out, embedder
+        self.space = personal_space(shop, None)
         self._shared_bytes = shop.adapter(shared.theta, shared.frame)
         common = repr((settings.split, settings.sizes, settings.control_sizes, shop.model.sha256))
-        training = common + repr((settings.recipe, shop.frame.digest))
+        training = common + repr((settings.recipe, self.space.digest, shop.frame.digest))
         self._trained = out / "trained" / _digest(training)
         self.of = {
             "memory": _digest(common),
@@ -137,12 +138,12 @@ class Study:
         person, split = self.people[number], self.settings.split
         plain = self.shop.texts(person, split, None)
         theta, seconds = self.theta(number, size)
-        adapter = self.shop.adapter(theta)
+        adapter = self.shop.adapter(theta, self.space)
         losses = {f"personal@{size}": self.shop.loss(plain, adapter)}
         with device_of(newest(person, size), self._embedder) as device:
             losses[f"rag+personal@{size}"] = self.shop.loss(self.shop.texts(person, split, device), adapter)
         if size in self.settings.control_sizes:
-            stranger = self.shop.adapter(self.theta(number - 1, size)[0])
+            stranger = self.shop.adapter(self.theta(number - 1, size)[0], self.space)
             losses[f"stranger_adapter@{size}"] = self.shop.loss(plain, stranger)
         return {"losses": losses, "training_seconds": {str(size): seconds}}
 
@@ -153,7 +154,7 @@ class Study:
             if size < MINIMUM_TEXTS:
                 verdicts[str(size)] = {"passed": False, "texts": 0}
                 continue
-            adapter = self.shop.adapter(self.theta(number, size)[0])
+            adapter = self.shop.adapter(self.theta(number, size)[0], self.space)
             with device_of(newest(self.people[number], size), self._embedder) as device:
                 verdicts[str(size)] = gate_verdict(self.shop, device, adapter)
         return {"gate": verdicts}

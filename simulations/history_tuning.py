@@ -23,7 +23,7 @@ from edge_runtime.device import SharedEmbedder
 from edge_runtime.memory.memory import TextEmbedder
 from protocol.errors import PenchantError
 from simulations.datasets import data_folder
-from simulations.history_recipe import Recipe, open_workshop, train_person
+from simulations.history_recipe import Recipe, open_workshop, personal_space, train_person
 from simulations.people import Person
 from simulations.personal_fleet import HistorySplit, Workshop, device_of, load_groups
 from simulations.statistics import mean_interval
@@ -54,7 +54,9 @@ def try_recipe(
     with device_of(person.train_messages[-size:], embedder) as device:
         noted = shop.texts(person, split, device)
         started = time.perf_counter()
-        adapter = shop.adapter(train_person(shop, device, recipe_of(name), epsilon=epsilon))
+        adapter = shop.adapter(
+            train_person(shop, device, recipe_of(name), epsilon=epsilon), personal_space(shop, epsilon)
+        )
         seconds = time.perf_counter() - started
     losses = {"none": shop.loss(plain, None), "rag": shop.loss(noted, None)}
     losses |= {"personal": shop.loss(plain, adapter), "rag+personal": shop.loss(noted, adapter)}

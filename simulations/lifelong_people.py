@@ -19,7 +19,6 @@ from typing import Any, Final
 from client.examples import Example, make_example, prepare_input, public_examples
 from client.frame_builder import build_frame, public_text
 from client.torch_model import TorchModel
-from client.training import TOKENISER_CONTEXT
 from edge_runtime.answering.drafting import plain_draft
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import find_model, write_atomically
@@ -74,7 +73,7 @@ def open_shop(out: Path, *, layers: int, rank: int) -> Iterator[Workshop]:
     torch_model = TorchModel.load(model.path, top_layers=layers)
     path = out / f"frame-{layers}x{len(KINDS)}r{rank}.cbor"
     if not path.is_file():
-        with Engine.open(model, context_tokens=TOKENISER_CONTEXT, threads=1) as engine:
+        with Engine.open(model, vocabulary_only=True) as engine:
             public = prepare_input(public_examples(engine, public_text()))
         frame = build_frame(torch_model, model.sha256, public, kinds=KINDS, rank=rank)
         write_atomically(path, frame.to_bytes())

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from client.examples import Example
+from client.lora_layout import AdapterSpace
 from client.personal_gate import SCORING_CONTEXT, token_losses
 from client.torch_model import TorchModel
 from client.training_run import RunPlan, Work, advance, is_finished, new_state, result_of
@@ -160,9 +161,9 @@ class Workshop:
         """Free llama.cpp's part."""
         self.engine.close()
 
-    def adapter(self, theta: Vector, frame: Frame | None = None) -> bytes:
-        """The GGUF of coordinates in the workshop's frame, or in another one of the same model."""
-        return adapter_bytes(frame or self.frame, theta, self.model, self.shape, round=0, epsilon=None)
+    def adapter(self, theta: Vector, space: AdapterSpace | None = None) -> bytes:
+        """The GGUF of coordinates in the workshop's frame, or of numbers in another space of the same model."""
+        return adapter_bytes(space or self.frame, theta, self.model, self.shape, round=0, epsilon=None)
 
     def texts(self, person: Person, split: HistorySplit, memory_of: Device | None) -> list[Example]:
         """The person's held-out texts behind the prompt of drafting, with what a memory recalls for each request."""

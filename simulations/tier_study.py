@@ -29,7 +29,8 @@ from client.device_profile import ALL_KINDS, KINDS, PRIVATE_RANK, RANK
 from client.dp_sgd import PrivateSettings, noise_multiplier_for
 from client.examples import Example, make_example, prepare_input, public_examples
 from client.frame_builder import build_frame, public_text
-from client.personal_lora import LoraLayout, LoraWork, PrivateLoraWork
+from client.lora_layout import AdapterSpace, LoraLayout
+from client.personal_lora import PrivateLoraWork
 from client.torch_model import Text, TorchModel
 from client.training_run import Work
 from client.training_work import PrivateWork, TextSettings, TextWork
@@ -77,7 +78,7 @@ class Bench:
     def __init__(self, shop: Workshop) -> None:
         self.shop = shop
 
-    def space(self, tier: Tier) -> Frame | LoraLayout:
+    def space(self, tier: Tier) -> AdapterSpace:
         """Where the tier's numbers live: the first columns of the workshop's frame, or a layout of LoRA factors."""
         whole = self.shop.frame
         if tier.lora:
@@ -86,20 +87,18 @@ class Bench:
         right = tuple(np.ascontiguousarray(v[: tier.rank]) for v in whole.right)
         return replace(whole, rank=tier.rank, left=left, right=right)
 
-    def work(self, space: Frame | LoraLayout, texts: Sequence[Text], rate: float, epsilon: float | None) -> Work:
+    def work(self, space: AdapterSpace, texts: Sequence[Text], rate: float, epsilon: float | None) -> Work:
         """A run of `penchant train` on these texts."""
         model = self.shop.torch_model
         if epsilon is None:
             settings = TextSettings(EPOCHS, BATCH_SIZE, rate)
-            if isinstance(space, Frame):
-                return TextWork(model, space, texts, [], settings, max_tokens=MAX_TOKENS)
-            return LoraWork(model, space, texts, [], settings, max_tokens=MAX_TOKENS)
+            return TextWork(model, space, texts, [], settings, max_tokens=MAX_TOKENS)
         private = replace(PRIVATE, epsilon=epsilon, delta=1.0 / (10 * len(texts)), learning_rate=rate)
         noise = noise_multiplier_for(epsilon, private.delta, private.sampling_rate, private.steps)
         kind = PrivateWork if isinstance(space, Frame) else PrivateLoraWork
         return kind(model, space, texts, private, noise, max_tokens=MAX_TOKENS)  # type: ignore[arg-type]
 
-    def adapter(self, space: Frame | LoraLayout, theta: Vector) -> bytes:
+    def adapter(self, space: AdapterSpace, theta: Vector) -> bytes:
         """The adapter's file."""
         return write_adapter(
             space.lora_factors(theta),

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from client.examples import make_example, prepare_input
+from client.lora_layout import AdapterSpace
 from client.objectives.objective import Objective, Pair
 from client.torch_model import Batch, TorchModel, as_theta
 from edge_runtime.answering.answering import build_messages
 from edge_runtime.engine.engine import Engine
 from edge_runtime.feedback.preferences import Preference
 from protocol.errors import PenchantError
-from protocol.frames import Frame, Vector
+from protocol.frames import Vector
 
 BETA: Final = 0.1
 
@@ -57,7 +58,7 @@ def preference(engine: Engine, choices: Sequence[Preference], *, weight: float =
 
 def prepare_pairs(
     model: TorchModel,
-    frame: Frame,
+    frame: AdapterSpace,
     pairs: Sequence[Pair],
     start: Vector,
     *,
@@ -80,7 +81,7 @@ def prepare_pairs(
     return PreparedPairs(batch, torch.cat(reference).reshape(-1, 2), beta)
 
 
-def margins(model: TorchModel, frame: Frame, pairs: PreparedPairs, index: Tensor, theta: Tensor) -> Tensor:
+def margins(model: TorchModel, frame: AdapterSpace, pairs: PreparedPairs, index: Tensor, theta: Tensor) -> Tensor:
     """The margins (m,) of the pairs ``index`` (m,) under ``theta`` (1, d) or (m, d), one per pair; the frame must be
     installed."""
     model.set_coordinates(frame, theta if len(theta) == 1 else theta.repeat_interleave(2, 0))
@@ -89,6 +90,6 @@ def margins(model: TorchModel, frame: Frame, pairs: PreparedPairs, index: Tensor
     return gain[:, 0] - gain[:, 1]
 
 
-def pair_losses(model: TorchModel, frame: Frame, pairs: PreparedPairs, index: Tensor, theta: Tensor) -> Tensor:
+def pair_losses(model: TorchModel, frame: AdapterSpace, pairs: PreparedPairs, index: Tensor, theta: Tensor) -> Tensor:
     """-log sigmoid(beta margin) (m,), as ``margins``."""
     return torch.nn.functional.softplus(-pairs.beta * margins(model, frame, pairs, index, theta))

@@ -47,7 +47,16 @@ __all__ = ["Aborted", "Activation", "Adapter", "ChatMessage", "Engine", "Samplin
 class Engine:
     """A loaded model. Open with `Engine.open`, use as a context manager."""
 
-    def __init__(self, model: ModelFile, handle: Any, *, context_tokens: int, threads: int, conversations: int) -> None:
+    def __init__(
+        self,
+        model: ModelFile,
+        handle: Any,
+        *,
+        context_tokens: int,
+        threads: int,
+        conversations: int,
+        vocabulary_only: bool = False,
+    ) -> None:
         self.model = model
         self._handle = handle
         self._context_tokens, self._threads, self._conversations = whole_cells(context_tokens), threads, conversations
@@ -56,6 +65,7 @@ class Engine:
         self._contexts: list[Context] = []
         self._generating: Sequences | None = None
         self._scoring: Scorer | None = None
+        self._vocabulary_only = vocabulary_only
         self._turn = 0  # counts the pieces of work begun, so that an answer notices that another one came between
         self._in_use = WeightsInUse(model, handle, self._vocabulary)
 
@@ -67,19 +77,27 @@ class Engine:
         context_tokens: int = 2048,
         threads: int | None = None,
         conversations: int = 4,
+        vocabulary_only: bool = False,
     ) -> Engine:
         """Load `model`. `context_tokens` is the room for prompt plus answer, and for a prefix plus one continuation;
         the texts of `conversations` that stay evaluated share it, the ones used longest ago make room.
 
         `threads` defaults to one less than the machine's cores: llama.cpp collapses when it competes for its
-        last core.
+        last core. With `vocabulary_only` it knows text and tokens and can evaluate nothing: the weights stay on disk.
         """
         thread_count = max(1, (os.cpu_count() or 2) - 1) if threads is None else threads
         most = int(llama.llama_max_parallel_sequences()) - BRANCHES
         if context_tokens < 8 or thread_count < 1 or not 1 <= conversations <= most:
             raise PenchantError("an engine needs a context of at least 8 tokens, a thread and room for a conversation")
-        handle = llama_bindings.load_model(model.path)
-        return cls(model, handle, context_tokens=context_tokens, threads=thread_count, conversations=conversations)
+        handle = llama_bindings.load_model(model.path, vocabulary_only=vocabulary_only)
+        return cls(
+            model,
+            handle,
+            context_tokens=context_tokens,
+            threads=thread_count,
+            conversations=conversations,
+            vocabulary_only=vocabulary_only,
+        )
 
     def close(self) -> None:
         """Free everything. Adapters are unset before they are freed; calling it twice is harmless."""
@@ -354,6 +372,8 @@ class Engine:
         return self._scoring
 
     def _new_context(self, sequences: int, *, flash: bool) -> Context:
+        if self._vocabulary_only:
+            raise PenchantError("this engine was opened for its vocabulary alone: open it with its weights")
         context = Context(
             self._open_model(),
             cells=self._context_tokens,

@@ -48,12 +48,14 @@ def last_error() -> str:
     return text
 
 
-def load_model(path: Path) -> Any:
-    """Load a GGUF on the processor, memory-mapped. Raises PenchantError where llama.cpp refuses it."""
+def load_model(path: Path, *, vocabulary_only: bool = False) -> Any:
+    """Load a GGUF on the processor, memory-mapped, or its vocabulary alone. Raises PenchantError where llama.cpp
+    refuses it."""
     start_backend()
     _recent_errors.clear()
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = 0
+    parameters.vocab_only = vocabulary_only
     model = llama.llama_model_load_from_file(str(path).encode(), parameters)
     if not model:
         raise PenchantError(

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from client.dp_sgd import MICRO_BATCH, PrivateSettings, noise_multiplier_for
 from client.examples import Example, make_example, prepare_input
-from client.personal_lora import LoraLayout, LoraWork, PrivateLoraWork, as_tensors, installed
+from client.lora_layout import LoraLayout
+from client.personal_lora import PrivateLoraWork, as_tensors, installed
 from client.torch_model import Batch, TorchModel
-from client.training_work import TextSettings
+from client.training_work import TextSettings, TextWork
 from edge_runtime.answering.drafting import plain_draft
 from edge_runtime.engine.engine import Engine
 from protocol.frames import Vector
@@ -58,9 +59,9 @@ class TextTrainer:
         """theta (d,). ``seed`` draws order, start, samples and noise; the adversary is not told it."""
         texts = prepare_input(examples)
         theta = self.layout.start(seed)
-        work: LoraWork | PrivateLoraWork
+        work: TextWork | PrivateLoraWork
         if self.private is None:
-            work = LoraWork(self.model, self.layout, texts, [], self.plain, max_tokens=self.max_tokens)
+            work = TextWork(self.model, self.layout, texts, [], self.plain, max_tokens=self.max_tokens)
         else:
             one = self.private
             noise = noise_multiplier_for(one.epsilon, one.delta, one.sampling_rate, one.steps)

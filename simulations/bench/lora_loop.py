@@ -1,8 +1,8 @@
 """The peer of `penchant bench training`: ordinary LoRA by the peft library, in the loop that its users write.
 
-The same GGUF, de-quantised by transformers; r = 8 on all seven linear maps of all layers, A and B in float32 (peft's
-default) over a base in bfloat16 where the processor has it; AdamW, padded batches in a new order every pass, loss on
-the replies alone. Every training starts from the same drawn A and B = 0.
+The same GGUF, de-quantised by transformers; rank r and alpha 2 r on all seven linear maps of all layers, A and B in
+float32 (peft's default) over a base in bfloat16 where the processor has it; AdamW, padded batches in a new order every
+pass, loss on the replies alone. Every training starts from the same drawn A and B = 0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,19 +18,16 @@ from torch import Tensor
 from client.torch_model import IGNORED, Text, fast_dtype, load_causal_lm
 from simulations.bench.loss_curve import Curve
 
-RANK: Final = 8
-ALPHA: Final = 16
-
 
 class LoraLoop:
     """One opened model with one adapter, trained anew for everybody."""
 
-    def __init__(self, gguf: Path) -> None:
+    def __init__(self, gguf: Path, rank: int) -> None:
         from peft import LoraConfig, get_peft_model
 
         base = load_causal_lm(gguf, fast_dtype())
         torch.manual_seed(0)
-        config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
         self._model: Any = get_peft_model(base, config)
         self._trained = [each for each in self._model.parameters() if each.requires_grad]
         self._start = [each.detach().clone() for each in self._trained]

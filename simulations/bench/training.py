@@ -1,15 +1,16 @@
-"""`penchant bench training`: personal training in the frame against ordinary LoRA by peft, on people of the village.
+"""`penchant bench training`: personal training as the product does it against ordinary LoRA by peft, on people of the
+village.
 
-Both sides train on the same texts (a person's messages behind their requests), from the same file, with as many
-threads, one person after the other, and are judged after every pass on messages that the person wrote later: nats per
-token over the whole vocabulary, in torch. Ours counts all the time from tokens on, layers below the adapted ones
-included. How many passes both take, and peft's learning rate, are those with the lowest held-out loss on other people
-(``TUNING``), chosen in the same run; our learning rate and batch size are the product's.
+Both sides train ordinary LoRA of the same rank on the same maps, on the same texts (a person's messages behind their
+requests), from the same file, with as many threads, one person after the other, and are judged after every pass on
+messages that the person wrote later: nats per token over the whole vocabulary, in torch. Ours counts all the time from
+tokens on, layers below the adapted ones included. How many passes peft takes, and its learning rate, are those with the
+lowest held-out loss on other people (``TUNING``), chosen in the same run; ours are the product's.
 
-Two sizes of ours: what the product trains where memory does not bind, and the same frame cut to the top
-``FEWER_LAYERS`` layers (cases ``..._top_12``), as depth is what time is paid for.
+Two sizes of ours: what the product trains where memory does not bind, and the top ``FEWER_LAYERS`` layers alone (cases
+``..._top_12``), as depth is what time is paid for.
 
-Beside it, at the product's size: a private step (gradients by text, clipping, noise) against a plain one; the largest
+Beside it: a private step in the product's frame (gradients by text, clipping, noise) against a plain one; the largest
 memory of a fresh process that does all that `penchant train` does; and the gain by llama.cpp on the quantised file
 against torch's.
 """
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,12 +27,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from client.device_profile import MANY_TEXTS, MAX_TOKENS, TrainedShape, device_profile
+from client.device_profile import MAX_TOKENS, MINIMUM_TEXTS, PRIVATE_RANK, TrainedShape, device_profile
 from client.examples import Example, make_example, prepare_input
+from client.learning_rate import Scheduled
 from client.local_training import evaluate_coordinates
+from client.lora_layout import LoraLayout
 from client.personal_gate import SCORING_CONTEXT, token_losses
 from client.personal_install import adapter_file
-from client.personal_plan import BATCH_SIZE, LEARNING_RATE
+from client.personal_plan import BATCH_SIZE, EPOCHS, LORA_LEARNING_RATE
 from client.personal_training import own_frame
 from client.torch_model import Text, TorchModel
 from client.training import open_trainer, serving_model
@@ -41,7 +43,7 @@ from client.training_work import TextSettings, TextWork
 from edge_runtime.answering.drafting import plain_draft
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import ModelFile
-from protocol.frames import Frame, Vector
+from protocol.frames import Vector
 from simulations.bench.case import Case
 from simulations.bench.lora_loop import LoraLoop
 from simulations.bench.loss_curve import Curve, mean_curve, seconds_to
@@ -53,9 +55,8 @@ from simulations.village import load_village
 
 PEOPLE: Final = 4
 TUNING: Final = 1
-PASSES: Final = 6
-LORA_PASSES: Final = 3
-LORA_RATES: Final = (1e-3, 3e-3)
+PEER_PASSES: Final = 3
+PEER_RATES: Final = (1e-3, 3e-3, 6e-3)
 FEWER_LAYERS: Final = 12
 THREADS: Final = 2
 AMPLE_MEMORY: Final = 2**36  # bytes: what the product trains where memory does not bind
@@ -100,32 +101,26 @@ def village_texts(engine: Engine, count: int) -> list[Texts]:
     return [Texts(examples(each.train_messages), examples(each.test_messages)) for each in load_village()[:count]]
 
 
-def top_part(frame: Frame, first: int) -> Frame:
-    """The part of a frame that adapts layer ``first`` and those above it."""
-    kept = [place for place, name in enumerate(frame.modules) if int(name.split(".")[1]) >= first]
-    modules, left, right = (tuple(part[place] for place in kept) for part in (frame.modules, frame.left, frame.right))
-    return Frame(frame.base_sha256, frame.rank, frame.scale, modules, left, right)  # type: ignore[arg-type]
-
-
-def train_in_frame(model: TorchModel, frame: Frame, texts: Texts, passes: int) -> Trained:
+def train_ours(model: TorchModel, layout: LoraLayout, texts: Texts) -> Trained:
     """The product's steps on one person's texts; judging is not part of the time."""
     training, later = texts.pair()
     held_out = model.prepare(later, max_tokens=MAX_TOKENS)
-    zero = np.zeros(frame.dimension)
-    seconds, thetas = [0.0], [zero]
-    losses = [evaluate_coordinates(model, frame, held_out, zero)]
+    start = layout.start(0)
+    seconds, thetas = [0.0], [start]
+    losses = [evaluate_coordinates(model, layout, held_out, start)]
     started = time.perf_counter()
-    work = TextWork(model, frame, training, [], TextSettings(passes, BATCH_SIZE, LEARNING_RATE), max_tokens=MAX_TOKENS)
-    state = new_state(RunPlan(work, "", "", BATCH_SIZE), zero, run=0, seed=0)
+    settings = TextSettings(EPOCHS, BATCH_SIZE, LORA_LEARNING_RATE)
+    work = Scheduled(TextWork(model, layout, training, [], settings, max_tokens=MAX_TOKENS))
+    state = new_state(RunPlan(work, "", "", BATCH_SIZE), start, run=0, seed=0)
     spent = time.perf_counter() - started
-    for done in range(1, passes + 1):
+    for done in range(1, EPOCHS + 1):
         started = time.perf_counter()
-        while state.step < done * work.steps // passes:
+        while state.step < done * work.steps // EPOCHS:
             state = advance(state, work)
         spent += time.perf_counter() - started
         seconds.append(spent)
         thetas.append(state.theta)
-        losses.append(evaluate_coordinates(model, frame, held_out, state.theta))
+        losses.append(evaluate_coordinates(model, layout, held_out, state.theta))
     return Trained(Curve(tuple(seconds), tuple(losses), len(training)), tuple(thetas))
 
 
@@ -158,16 +153,16 @@ def compared(ours: Sequence[Curve], theirs: Sequence[Curve], more: Mapping[str, 
     return speed, loss
 
 
-def gguf_gain(model: ModelFile, frame: Frame, people: Sequence[Texts], trained: Sequence[Trained]) -> Case:
+def gguf_gain(model: ModelFile, layout: LoraLayout, people: Sequence[Texts], trained: Sequence[Trained]) -> Case:
     """Held-out loss taken off, in percent: by llama.cpp on the quantised file against torch; means over people."""
     ours, peer = [], []
     with Engine.open(model, context_tokens=SCORING_CONTEXT, threads=1) as engine:
         for texts, one in zip(people, trained, strict=True):
             data = adapter_file(
                 model,
-                frame.lora_factors(one.thetas[-1]),
-                alpha=float(frame.rank),
-                frame_sha256=frame.digest,
+                layout.lora_factors(one.thetas[-1]),
+                alpha=float(layout.rank),
+                frame_sha256="",
                 parent_sha256="",
                 epsilon=None,
                 created="",
@@ -181,25 +176,19 @@ def gguf_gain(model: ModelFile, frame: Frame, people: Sequence[Texts], trained: 
 
 
 def _cases(on_progress: OnProgress) -> dict[str, Case]:
-    memory = []
-    with tempfile.TemporaryDirectory() as cache:
-        for stage in ("peak memory, the frame made", "peak memory, the frame there"):
-            memory.append(peak_memory(cache))
-            on_progress(stage, 1.0)
+    memory = peak_memory()
+    on_progress("peak memory", 1.0)
     file = serving_model()
-    size = device_profile(AMPLE_MEMORY, THREADS, TrainedShape.of(file.path), MANY_TEXTS)
+    size = device_profile(AMPLE_MEMORY, THREADS, TrainedShape.of(file.path), MINIMUM_TEXTS)
     trainer = open_trainer(size.layers)
-    whole = own_frame(
-        trainer, lambda part: on_progress("frame from public text", part), kinds=size.kinds, rank=size.rank
-    )
     people = village_texts(trainer.engine, TUNING + PEOPLE)
     tuning, measured = people[:TUNING], people[TUNING:]
 
-    peer = LoraLoop(file.path)
+    peer = LoraLoop(file.path, size.rank)
     tried: dict[float, list[Curve]] = {}
-    for rate in LORA_RATES:
+    for rate in PEER_RATES:
         tried[rate] = [
-            peer.train(*each.pair(), rate=rate, passes=LORA_PASSES, batch_size=BATCH_SIZE) for each in tuning
+            peer.train(*each.pair(), rate=rate, passes=PEER_PASSES, batch_size=BATCH_SIZE) for each in tuning
         ]
         on_progress(f"peft on others, learning rate {rate:g}", 1.0)
     peer_rate, peer_passes = best_setting(tried)
@@ -211,25 +200,24 @@ def _cases(on_progress: OnProgress) -> dict[str, Case]:
     del peer
 
     cases: dict[str, Case] = {}
-    few = trainer.torch_model.layer_count - FEWER_LAYERS
-    for suffix, model, frame in (
-        ("", trainer.torch_model, whole),
-        (f"_top_{FEWER_LAYERS}", TorchModel.load(file.path, top_layers=FEWER_LAYERS), top_part(whole, few)),
+    for suffix, model in (
+        ("", trainer.torch_model),
+        (f"_top_{FEWER_LAYERS}", TorchModel.load(file.path, top_layers=FEWER_LAYERS)),
     ):
-        _, passes = best_setting({LEARNING_RATE: [train_in_frame(model, frame, each, PASSES).curve for each in tuning]})
+        layout = LoraLayout.of(model, size.kinds, size.rank)
         ours = []
         for number, each in enumerate(measured):
-            ours.append(train_in_frame(model, frame, each, passes))
-            on_progress(f"in the frame{suffix.replace('_', ' ')}", (number + 1) / len(measured))
-        setting = {"learning_rate": LEARNING_RATE, "passes": passes, "numbers": frame.dimension}
+            ours.append(train_ours(model, layout, each))
+            on_progress(f"ours{suffix.replace('_', ' ')}", (number + 1) / len(measured))
+        setting = {"learning_rate": LORA_LEARNING_RATE, "passes": EPOCHS, "numbers": layout.dimension}
         more = {"setting": setting, "peer_setting": peer_setting, "batch_size": BATCH_SIZE, "people": PEOPLE}
         more |= {"threads": torch.get_num_threads(), "number_format": str(model.dtype).removeprefix("torch.")}
         cases["examples" + suffix], cases["held_out_loss" + suffix] = compared(
             [each.curve for each in ours], theirs, more
         )
         if not suffix:
+            frame = own_frame(trainer, lambda part: on_progress("frame from public text", part), rank=PRIVATE_RANK)
             cases["private_overhead"] = private_cost(model, frame, measured[0].pair()[0], BATCH_SIZE)
-            cases["gguf_gain"] = gguf_gain(file, frame, measured, ours)
-    cases["peak_memory"] = Case(memory[1], None, "MB")
-    cases["peak_memory_frame"] = Case(memory[0], None, "MB")
+            cases["gguf_gain"] = gguf_gain(file, layout, measured, ours)
+    cases["peak_memory"] = Case(memory, None, "MB")
     return cases

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -69,17 +68,11 @@ def private_cost(model: TorchModel, frame: Frame, texts: Sequence[Text], batch_s
     )
 
 
-def peak_memory(cache: str) -> float:
+def peak_memory() -> float:
     """Megabytes (10^6 bytes) at most of a fresh process that trains a person's adapter, from opening the model to the
-    gate's verdict; what it makes for later trainings lies in ``cache``."""
+    gate's verdict."""
     with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run(
-            [sys.executable, "-c", _CHILD, home],
-            env=os.environ | {"PENCHANT_CACHE": cache},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = subprocess.run([sys.executable, "-c", _CHILD, home], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise PenchantError("the training process of this benchmark failed: check `penchant model info`")
     return float(json.loads(done.stdout.splitlines()[-1])["peak_kib"]) * 1024 / 1e6

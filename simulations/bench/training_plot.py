@@ -20,12 +20,10 @@ def draw(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     speeds = {name: case for name, case in cases.items() if name.startswith("examples")}
     for (name, case), style in zip(speeds.items(), ("o-", "s--"), strict=False):
         layers = name.removeprefix("examples").replace("_", " ").strip()
-        label = (
-            f"in the frame, {layers + ' layers' if layers else 'all layers'}: {case['setting']['numbers']:,} numbers"
-        )
+        label = f"ours, {layers + ' layers' if layers else 'all layers'}: {case['setting']['numbers']:,} numbers"
         axes.plot(case["curve"]["seconds"], case["curve"]["losses"], style, color=LIGHT.better, label=label)
     (first, *_) = speeds.values()
-    label = f"LoRA by peft, all layers: {first['peer_setting']['numbers']:,} numbers"
+    label = f"peft, all layers: {first['peer_setting']['numbers']:,} numbers"
     axes.plot(first["peer_curve"]["seconds"], first["peer_curve"]["losses"], "^-", color=LIGHT.worse, label=label)
     axes.set(xlabel="seconds of training, one person", ylabel="held-out loss, nats per token")
     axes.set_title(

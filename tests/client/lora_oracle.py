@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from client.personal_lora import LoraLayout
+from client.lora_layout import LoraLayout
 from client.torch_model import Batch, TorchModel
 from protocol.frames import Vector
 from tests.client.framed_help import TOP_LAYERS, hugging_face_name, plain_model

@@ -8,24 +8,26 @@ import sys
 import pytest
 
 from client.device_profile import (
+    ALL_KINDS,
     KINDS,
+    LORA_RANK,
     MINIMUM_TEXTS,
     PRIVATE_RANK,
-    RANK,
-    RANK_FOR_FEW,
+    Tier,
     TrainedShape,
     TrainingProfile,
     device_profile,
     memory_needed,
 )
 from client.frame_builder import build_frame
+from client.lora_layout import LoraLayout
 from edge_runtime.models.background import BackgroundPolicy
 from edge_runtime.models.resources import MIB, DeviceProfile, resources_for
 from tests.client.framed_help import BASE_SHA256, some_texts, tiny_gguf, tiny_model
 
-DEFAULT = TrainedShape(layers=30, width=576, inner_width=1536, parameters=134_515_008)
-LARGE = TrainedShape(layers=24, width=2048, inner_width=8192, parameters=1_711_376_384)
-SHALLOW = TrainedShape(layers=2, width=64, inner_width=128, parameters=150_000)
+DEFAULT = TrainedShape(layers=30, width=576, inner_width=1536, key_width=192, parameters=134_515_008)
+LARGE = TrainedShape(layers=24, width=2048, inner_width=8192, key_width=2048, parameters=1_711_376_384)
+SHALLOW = TrainedShape(layers=2, width=64, inner_width=128, key_width=32, parameters=150_000)
 
 
 def chosen(mebibytes: int | None, texts: int = 60, **facts: object) -> TrainingProfile:
@@ -36,26 +38,32 @@ def chosen(mebibytes: int | None, texts: int = 60, **facts: object) -> TrainingP
 
 
 @pytest.mark.parametrize(
-    ("memory", "facts", "layers", "rank", "rows"),
+    ("memory", "facts", "layers", "rows"),
     [
-        (4096, {}, 30, RANK, 16),
-        (4096, {"texts": 20}, 30, RANK_FOR_FEW, 16),
-        (4096, {"private": True}, 30, PRIVATE_RANK, 16),
-        (4096, {"private": True, "texts": 20}, 30, PRIVATE_RANK, 16),
-        (2048, {}, 30, RANK, 4),  # what the background policy caps by default
-        (1536, {}, 30, RANK, 4),  # the memory that training may take at most by the project's own bound
-        (1536, {"bytes_per_number": 4}, 30, RANK, 1),
-        (1024, {}, 30, RANK, 1),
-        (None, {}, 30, RANK, 1),  # not known counts as 1 GiB
-        (1536, {"max_tokens": 1024}, 18, RANK, 1),  # long texts cost layers where rows are used up
-        (16384, {"shape": LARGE}, 24, RANK, 16),
-        (4096, {"shape": SHALLOW}, 2, RANK, 16),
+        (4096, {}, 30, 16),
+        (4096, {"texts": 20}, 30, 16),
+        (2048, {}, 30, 16),  # what the background policy caps by default
+        (1536, {}, 30, 16),  # the memory that training may take at most by the project's own bound
+        (1280, {}, 30, 2),
+        (1536, {"bytes_per_number": 4}, 30, 1),
+        (1024, {}, 30, 1),
+        (None, {}, 30, 1),  # not known counts as 1 GiB
+        (1280, {"max_tokens": 1024}, 12, 1),  # long texts cost layers where rows are used up
+        (16384, {"shape": LARGE}, 24, 16),
+        (4096, {"shape": SHALLOW}, 2, 16),
     ],
 )
-def test_the_table(memory: int | None, facts: dict[str, object], layers: int, rank: int, rows: int) -> None:
+def test_the_table(memory: int | None, facts: dict[str, object], layers: int, rows: int) -> None:
     profile = chosen(memory, **facts)  # type: ignore[arg-type]
-    assert (profile.tier, profile.layers, profile.rank, profile.rows) == ("frame", layers, rank, rows)
-    assert profile.kinds == KINDS and profile.reasons
+    assert (profile.tier, profile.layers, profile.rank, profile.rows) == ("lora", layers, LORA_RANK, rows)
+    assert profile.kinds == ALL_KINDS and profile.reasons
+
+
+@pytest.mark.parametrize(("memory", "rows"), [(4096, 16), (1100, 16), (1024, 2)])
+def test_with_privacy_it_is_a_thin_frame(memory: int, rows: int) -> None:
+    profile = chosen(memory, private=True)
+    assert (profile.tier, profile.layers, profile.rank, profile.rows) == ("frame", 30, PRIVATE_RANK, rows)
+    assert profile.kinds == KINDS and profile.numbers == 30 * 2 * PRIVATE_RANK**2
 
 
 @pytest.mark.parametrize(
@@ -80,17 +88,25 @@ def test_less_memory_never_trains_more_and_what_is_chosen_fits() -> None:
         now = (profile.layers, profile.rows)
         assert now <= before
         before = now
-        if profile.tier == "frame":
-            needed = memory_needed(DEFAULT, profile.layers, profile.rows, 60, 160, 2)
-            assert 0.5 * mebibytes * MIB < needed <= mebibytes * MIB
+        if profile.tier == "lora":
+            needed = memory_needed("lora", DEFAULT, profile.layers, profile.rows, 60, 160, 2)
+            assert 0.4 * mebibytes * MIB < needed <= mebibytes * MIB
     assert before == (0, 0)
 
 
 def test_the_estimate_is_what_was_measured() -> None:
-    """Peak resident memory (MiB) of private steps on the default model in bfloat16: 24 texts of 160 tokens."""
-    measured = {(4, 8): 1026, (4, 16): 1380, (8, 8): 1186, (8, 16): 1725}
-    for (layers, rows), peak in measured.items():
-        assert memory_needed(DEFAULT, layers, rows, 24, 160, 2) / MIB == pytest.approx(peak, rel=0.05)
+    """Peak resident memory (MiB) of steps on the default model in bfloat16: 24 texts of 160 tokens."""
+    measured: dict[tuple[Tier, int, int], int] = {
+        ("lora", 30, 4): 1273,
+        ("lora", 30, 16): 1395,
+        ("lora", 12, 4): 1039,
+        ("lora", 12, 16): 1310,
+        ("frame", 30, 4): 1092,
+        ("frame", 30, 16): 1138,
+        ("frame", 12, 16): 1131,
+    }
+    for (tier, layers, rows), peak in measured.items():
+        assert memory_needed(tier, DEFAULT, layers, rows, 24, 160, 2) / MIB == pytest.approx(peak, rel=0.08)
 
 
 def test_it_agrees_with_the_rest_of_the_device() -> None:
@@ -104,19 +120,28 @@ def test_it_agrees_with_the_rest_of_the_device() -> None:
 
 
 def test_one_line_says_what_was_chosen() -> None:
-    line = chosen(1536, texts=20).line()
-    assert "3,840 numbers" in line and "top 30 layers" in line and "4 texts at a time" in line and "20 texts" in line
-    assert "1536 MiB" in line and "\n" not in line
+    line = chosen(1280).line()
+    assert "2,442,240 numbers" in line and "LoRA of rank 8" in line and "top 30 layers" in line
+    assert "2 texts at a time" in line and "1280 MiB" in line and "\n" not in line
 
 
-def test_the_numbers_are_those_of_the_frame() -> None:
-    frame = build_frame(tiny_model(), BASE_SHA256, some_texts(), kinds=KINDS, rank=3)
-    assert TrainingProfile("frame", 2, 3, KINDS, 1, 1, ()).numbers == frame.dimension
+def test_the_numbers_are_those_of_the_tier() -> None:
+    shape = TrainedShape.of(tiny_gguf())
+    lora = LoraLayout.of(tiny_model(), ALL_KINDS, LORA_RANK)
+    chosen_lora, chosen_frame = (device_profile(4096 * MIB, 2, shape, 60, private=private) for private in (False, True))
+    assert chosen_lora.numbers * tiny_layers() == lora.dimension * shape.layers
+    frame = build_frame(tiny_model(), BASE_SHA256, some_texts(), kinds=KINDS, rank=PRIVATE_RANK)
+    assert chosen_frame.numbers * tiny_layers() == frame.dimension * shape.layers
+
+
+def tiny_layers() -> int:
+    """Adapted layers of the tiny model of these tests."""
+    return tiny_model().layer_count - tiny_model().first_adapted
 
 
 def test_the_shape_is_read_from_the_file() -> None:
     shape = TrainedShape.of(tiny_gguf())
-    assert (shape.layers, shape.width, shape.inner_width) == (4, 64, 128)
+    assert (shape.layers, shape.width, shape.inner_width, shape.key_width) == (4, 64, 128, 32)
     assert 150_000 < shape.parameters < 250_000
 
 

@@ -10,7 +10,8 @@ import torch
 
 from client.dp_sgd import prepare_examples
 from client.ghost_clipping import Pair, Recorder, hold, recorded_product, squared_norms, weighted_sum
-from client.personal_lora import LoraLayout, as_tensors, ghost_clipped_sum, installed
+from client.lora_layout import LoraLayout
+from client.personal_lora import as_tensors, ghost_clipped_sum, installed
 from tests.client.framed_help import KINDS, some_texts, tiny_model
 from tests.client.lora_oracle import loop_gradients, opacus_gradients, opacus_norms
 

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import client.personal_lora
 from client.dp_sgd import PrivateSettings, prepare_examples
+from client.lora_layout import LoraLayout
 from client.personal_lora import (
-    LoraLayout,
-    LoraWork,
     PrivateLoraWork,
     as_tensors,
-    evaluate_lora,
     ghost_clipped_sum,
     installed,
 )
@@ -26,21 +23,19 @@ from client.privacy_units import units_of
 from client.training_run import (
     RunPlan,
     TrainingPaused,
-    advance,
     generator_of,
     kept_state,
-    new_state,
     open_run,
     run_training,
 )
-from client.training_work import TextSettings
+from client.training_work import TextSettings, TextWork
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import describe_model
 from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError
 from tests.client.framed_help import KINDS, some_texts, tiny_gguf, tiny_model
-from tests.client.lora_oracle import loop_gradients, lora_network
+from tests.client.lora_oracle import loop_gradients
 from tests.tiny_model import HEADS, KV_HEADS
 
 PRIVATE = PrivateSettings(8.0, 1e-3, 3.0, 0.5, 0.5, 0.01)
@@ -54,28 +49,15 @@ def some_point(size: float = 0.05) -> np.ndarray:
     return layout().start(3) + size * np.random.default_rng(4).normal(size=layout().dimension)
 
 
-def text_work(kept_out: bool = False, batch_size: int = 3, epochs: int = 3) -> LoraWork:
+def text_work(kept_out: bool = False, batch_size: int = 3, epochs: int = 3) -> TextWork:
     texts, stop = (some_texts()[:4], some_texts()[4:]) if kept_out else (some_texts(), [])
     settings = TextSettings(epochs, batch_size, learning_rate=0.01)
-    return LoraWork(tiny_model(), layout(), texts, stop, settings, max_tokens=160)
+    return TextWork(tiny_model(), layout(), texts, stop, settings, max_tokens=160)
 
 
 def private_work(noise: float = 1.3, labels: str = "abcdef") -> PrivateLoraWork:
     pytest.importorskip("opacus", reason="private training needs opacus: pip install 'penchant[train]'")
     return PrivateLoraWork(tiny_model(), layout(), some_texts(), PRIVATE, noise, max_tokens=160, units=units_of(labels))
-
-
-def test_theta_is_the_factors_one_after_the_other() -> None:
-    plan = LoraLayout(("blk.2.attn_v", "blk.3.ffn_down"), ((3, 4), (5, 6)), 2)
-    theta = np.arange(float(plan.dimension))
-    assert plan.dimension == 2 * (3 + 4 + 5 + 6)
-    factors = plan.lora_factors(theta)
-    assert factors["blk.2.attn_v"][0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert factors["blk.2.attn_v"][1].tolist() == [[8, 9], [10, 11], [12, 13]]
-    assert factors["blk.3.ffn_down"][0].shape == (2, 6) and factors["blk.3.ffn_down"][1][-1, -1] == 35
-    assert np.array_equal(plan.flat(as_tensors(factors)), theta)
-    with pytest.raises(PenchantError, match="36 numbers"):
-        plan.lora_factors(np.zeros(5))
 
 
 def test_the_start_changes_nothing_and_is_the_same_for_a_seed() -> None:
@@ -92,41 +74,7 @@ def test_the_start_changes_nothing_and_is_the_same_for_a_seed() -> None:
     assert np.array_equal(tiny_model().log_probabilities(tokens), plain)  # and it leaves no trace
 
 
-def test_the_gradient_is_that_of_a_plain_torch_lora() -> None:
-    work, theta = text_work(batch_size=6), some_point()
-    batch = tiny_model().prepare(some_texts())
-    loss, layers = lora_network(layout(), theta, batch)
-    tokens = tiny_model().losses(batch)[1]
-    (loss(torch.arange(6)) * tokens).sum().div(tokens.sum()).backward()
-    wanted = np.concatenate([layer.weight.grad.double().numpy().ravel() for layer in layers])  # type: ignore[union-attr]
-    for rows in (16, 4, 1):
-        ours = work.gradient(theta, 0, 0, rows)
-        assert np.linalg.norm(ours - wanted) <= 1e-4 * np.linalg.norm(wanted)
-
-
-def test_every_pass_takes_every_text_in_an_order_of_its_own() -> None:
-    work, theta = text_work(), some_point()
-    assert work.steps == 6
-    gradients = [work.gradient(theta, 5, step, 16) for step in range(4)]
-    assert not np.allclose(gradients[0], gradients[2])  # another order, so other batches
-    everything = text_work(batch_size=6)._batch
-    tokens = tiny_model().losses(everything)[1].numpy()
-    for passed in range(2):
-        order = generator_of(5, passed).permutation(6)
-        counts = [tokens[order[:3]].sum(), tokens[order[3:]].sum()]
-        mean = sum(g * c for g, c in zip(gradients[2 * passed : 2 * passed + 2], counts, strict=True)) / tokens.sum()
-        assert np.allclose(mean, text_work(batch_size=6).gradient(theta, 5, passed, 16), rtol=1e-3, atol=1e-6)
-
-
-def test_the_texts_kept_out_are_asked_after_every_pass() -> None:
-    work, theta = text_work(kept_out=True, batch_size=2), some_point()
-    assert [work.check(theta, step) is None for step in (1, 2, 3, 4)] == [True, False, True, False]
-    kept_out = tiny_model().prepare(some_texts()[4:])
-    assert work.check(theta, 2) == evaluate_lora(tiny_model(), layout(), kept_out, theta)
-    assert text_work().check(theta, 2) is None
-
-
-def run(vault: Vault, work: LoraWork | PrivateLoraWork, start: np.ndarray, pause_at: int | None, noise: float) -> bytes:
+def run(vault: Vault, work: TextWork | PrivateLoraWork, start: np.ndarray, pause_at: int | None, noise: float) -> bytes:
     plan = RunPlan(work, "t", "s", 4, noise, 0.5)
     state = open_run(vault, plan, start, fresh=False, on_notice=lambda line: None)
     taken = iter(range(state.step, 10**6))
@@ -152,7 +100,7 @@ def vaults(tmp_path: Path) -> Iterator[list[Vault]]:
 def test_a_run_that_was_paused_ends_with_the_same_bits(
     vaults: list[Vault], private: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make() -> LoraWork | PrivateLoraWork:
+    def make() -> TextWork | PrivateLoraWork:
         return private_work() if private else text_work()
 
     monkeypatch.setattr("client.training_run.os.urandom", lambda count: bytes(range(count)))
@@ -164,18 +112,6 @@ def test_a_run_that_was_paused_ends_with_the_same_bits(
     assert state is not None and state.step == 2
     assert run(vaults[1], make(), layout().start(0), None, noise) == whole
     assert whole != layout().start(0).tobytes()
-
-
-def test_training_moves_the_weights_downhill() -> None:
-    start, work = layout().start(0), text_work(epochs=8)
-    state = new_state(RunPlan(work, "t", "s", 16), start, run=1, seed=0)
-    for _ in range(work.steps):
-        state = advance(state, work)
-    batch = tiny_model().prepare(some_texts())
-    losses = [evaluate_lora(tiny_model(), layout(), batch, theta) for theta in (start, state.theta)]
-    assert losses[1] < losses[0] - 0.1
-    for name, (a, b) in layout().lora_factors(state.theta).items():
-        assert np.abs(a - layout().lora_factors(start)[name][0]).max() > 1e-3 and np.abs(b).max() > 1e-3, name
 
 
 def test_a_private_step_is_the_papers_step() -> None:
@@ -235,8 +171,6 @@ def test_an_adapter_of_layers_that_are_not_open_is_refused() -> None:
     wrong = {"blk.0.attn_q": (np.zeros((2, 64), np.float32), np.zeros((64, 2), np.float32))}
     with pytest.raises(PenchantError, match=r"blk\.0\.attn_q"), installed(tiny_model(), as_tensors(wrong)):
         pass
-    with pytest.raises(PenchantError, match="rank"):
-        LoraLayout.of(tiny_model(), KINDS, 0)
 
 
 def test_llama_cpp_serves_what_torch_trained() -> None:

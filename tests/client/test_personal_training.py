@@ -18,6 +18,7 @@ import client.personal_gate as gate
 import client.personal_plan as plan
 import client.personal_training as personal
 from client.examples import Example
+from client.lora_layout import LoraLayout
 from client.objectives.objective import Objective
 from client.personal_plan import OwnTexts, Privacy
 from client.training import Trainer, open_trainer
@@ -41,7 +42,7 @@ from tests.tiny_model import write_tiny_model
 Outcome = personal.TrainingOutcome | personal.RetrievalOnly | personal.NothingNew
 # What client/device_profile.py chooses for few texts: all 4 layers of the tiny model.
 FACTS = DeviceProfile(cores=2, memory_bytes=4096 * MIB, on_mains=True, load=0.0)
-LAYERS, RANK, KINDS = 4, device_profile.RANK_FOR_FEW, device_profile.KINDS
+LAYERS, RANK, KINDS = 4, device_profile.PRIVATE_RANK, device_profile.KINDS
 
 
 @pytest.fixture
@@ -131,7 +132,9 @@ def test_a_sure_gain_is_installed_and_claims_no_privacy_without_noise(
     live = AdapterLog(device.vault).live()
     assert live is not None and outcome.installed == live[0] and live[0].note == "own texts, without privacy"
     assert live[0].epsilon is None and read_adapter_metadata(live[1]).epsilon is None
-    assert outcome.numbers == LAYERS * len(KINDS) * RANK**2
+    rank, factors = device_profile.LORA_RANK, read_adapter(live[1]).factors
+    assert len(factors) == LAYERS * len(device_profile.ALL_KINDS)
+    assert outcome.numbers == sum(rank * (a.shape[1] + b.shape[0]) for a, b in factors.values())
 
 
 def test_a_gain_of_one_text_is_not_installed(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +150,7 @@ def test_with_noise_the_adapter_states_its_epsilon(device: Device, monkeypatch: 
     assert [objective.name for objective in trained] == ["next_token"]  # no text in another's prompt
     (entry,) = TrainingLedger(device.vault).entries()
     assert entry.steps == entry.planned == outcome.steps == 12
-    assert outcome.epsilon_so_far == pytest.approx(outcome.epsilon)
+    assert outcome.epsilon_so_far == pytest.approx(outcome.epsilon) and outcome.numbers == LAYERS * 2 * RANK**2
     again, _ = train_with(device, monkeypatch, lambda number: -0.2, Privacy(4.0))
     assert again.installed is None and again.epsilon == outcome.epsilon < again.epsilon_so_far  # refused, yet counted
 
@@ -225,8 +228,10 @@ def test_an_adapter_of_another_model_is_no_rival(
     assert read_adapter_metadata(AdapterLog(device.vault).live()[1]).parent_sha256 == ""  # type: ignore[index]
 
 
-@pytest.mark.parametrize("nested", [True, False])
-def test_it_stands_on_what_the_fleet_shares(device: Device, monkeypatch: pytest.MonkeyPatch, nested: bool) -> None:
+@pytest.mark.parametrize(("nested", "privacy"), [(True, Privacy(4.0)), (False, Privacy(4.0)), (False, None)])
+def test_it_stands_on_what_the_fleet_shares(
+    device: Device, monkeypatch: pytest.MonkeyPatch, nested: bool, privacy: Privacy | None
+) -> None:
     """As the start where the own frame holds it, else beside what is trained; the file holds both."""
     frame = personal.own_frame(open_trainer(LAYERS), lambda fraction: None, kinds=KINDS, rank=RANK)
     if not nested:
@@ -245,13 +250,16 @@ def test_it_stands_on_what_the_fleet_shares(device: Device, monkeypatch: pytest.
         "open_run",
         lambda vault, run, start, **more: starts.append(start) or opened(vault, run, start, **more),
     )
-    outcome, _ = train_with(device, monkeypatch, lambda number: 0.1)
+    outcome, _ = train_with(device, monkeypatch, lambda number: 0.1, privacy)
     assert outcome.installed is not None
-    assert np.allclose(starts[0], shared if nested else np.zeros(len(starts[0])), atol=1e-4)
+    layout = LoraLayout.of(open_trainer(LAYERS).torch_model, device_profile.ALL_KINDS, device_profile.LORA_RANK)
+    alone = np.zeros(len(starts[0])) if privacy else layout.start(0)
+    assert np.allclose(starts[0], shared if nested else alone, atol=1e-4)
     live = AdapterLog(device.vault).live()
     assert live is not None
     ranks = {name: left.shape[0] for name, (left, _) in read_adapter(live[1]).factors.items()}
-    assert ranks["blk.3.ffn_down"] == (RANK if nested else RANK + 2) and ranks[f"blk.{4 - LAYERS}.{KINDS[0]}"] == RANK
+    own = RANK if privacy else device_profile.LORA_RANK
+    assert ranks["blk.3.ffn_down"] == (own if nested else own + 2) and ranks[f"blk.{4 - LAYERS}.{KINDS[0]}"] == own
 
 
 def test_a_pause_outside_the_steps_and_a_resumed_gate(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +337,7 @@ from edge_runtime.device import Device
 from edge_runtime.models.resources import MIB, DeviceProfile
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 
-client.device_profile.RANK = 2
+client.device_profile.LORA_RANK = 2
 client.personal_plan.probe = lambda: DeviceProfile(cores=2, memory_bytes=4096 * MIB, on_mains=True, load=0.0)
 client.personal_training.public_text = lambda: [("Say it.", "here it is"), ("What is it?", "a thing")]
 
@@ -349,7 +357,7 @@ def test_a_killed_training_ends_in_the_same_bytes(
     """Another process, killed (SIGKILL) between two checkpoints; what goes on from there makes the file that a
     training without interruption makes."""
     device.memory.remember_many(Statement(f"{text_of(n)} again", "Say it.", f"2025-03-{n + 1:02d}") for n in range(28))
-    monkeypatch.setattr(device_profile, "RANK", 2)
+    monkeypatch.setattr(device_profile, "LORA_RANK", 2)
     made = list[bytes]()
     written = personal.adapter_file
     monkeypatch.setattr(personal, "adapter_file", lambda *rest, **more: made.append(written(*rest, **more)) or made[-1])

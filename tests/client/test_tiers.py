@@ -12,9 +12,10 @@ import torch
 
 from client.artefacts import Artefacts
 from client.frame_builder import build_frame
-from client.personal_lora import LoraLayout, LoraWork, as_tensors, evaluate_lora, installed
+from client.local_training import evaluate_coordinates
+from client.lora_layout import AdapterSpace, LoraLayout
+from client.personal_lora import as_tensors, installed
 from client.tiers import NESTED, Footing, TieredWork, combined, fleet_tier, footing, lower_tier, on_lower_tier
-from client.torch_model import as_theta
 from client.training_run import RunPlan, advance, new_state
 from client.training_work import TextSettings, TextWork
 from edge_runtime.adapters.adapter_file import AdapterMetadata, Factors, write_adapter
@@ -58,8 +59,8 @@ def bank() -> Bank:
     return Bank("adapter", tiny_frame().digest, shared, directions, np.ones(2), np.zeros((0, 2)))
 
 
-def personal_of(kind: str) -> tuple[Frame | LoraLayout, Footing]:
-    personal: Frame | LoraLayout = {
+def personal_of(kind: str) -> tuple[AdapterSpace, Footing]:
+    personal: AdapterSpace = {
         "nested": wide_frame,
         "foreign": foreign_frame,
         "lora": lambda: LoraLayout.of(tiny_model(), KINDS, 2),
@@ -135,10 +136,7 @@ def test_training_beside_a_frozen_tier_descends_the_loss_of_both(kind: str) -> N
     """Weights move, from where the lower tier left off, and the lower tier stays as it was."""
     personal, stands_on = personal_of(kind)
     model, texts = tiny_model(), some_texts()
-    if isinstance(personal, LoraLayout):
-        inner = LoraWork(model, personal, texts, [], TextSettings(1, 6), max_tokens=160)
-    else:
-        inner = TextWork(model, personal, texts, [], TextSettings(1, 6), max_tokens=160)  # type: ignore[assignment]
+    inner = TextWork(model, personal, texts, [], TextSettings(1, 6), max_tokens=160)
     work = TieredWork(model, stands_on.beside, inner)
     assert (work.steps, work.learning_rate, work.patience) == (inner.steps, inner.learning_rate, inner.patience)
     with_tier, alone = (one.gradient(stands_on.start, 0, 0, 16) for one in (work, inner))
@@ -150,15 +148,7 @@ def test_training_beside_a_frozen_tier_descends_the_loss_of_both(kind: str) -> N
     for step in (-0.02, 0.02):
         theta = stands_on.start + step * direction
         with on_lower_tier(model, stands_on.beside):
-            if isinstance(personal, LoraLayout):
-                losses.append(evaluate_lora(model, personal, batch, theta))
-            else:
-                model.set_frame(personal)
-                model.set_coordinates(personal, as_theta(theta))
-                with torch.no_grad():
-                    summed, counts = model.losses(batch)
-                model.set_frame(None)
-                losses.append(float(summed.sum() / counts.sum()))
+            losses.append(evaluate_coordinates(model, personal, batch, theta))
     assert (losses[1] - losses[0]) / 0.04 == pytest.approx(np.linalg.norm(with_tier), rel=0.05)
     state = new_state(RunPlan(work, "t", "s", 16), stands_on.start, run=1, seed=0)
     moved = advance(state, work).theta - stands_on.start

@@ -86,7 +86,7 @@ def run(vault: Vault, state: TrainingState, work: Work, pause_at: int | None = N
 
 
 def same(first: TrainingState, second: TrainingState) -> bool:
-    return replace(first, seconds=0.0, run=0).to_bytes() == replace(second, seconds=0.0, run=0).to_bytes()
+    return dict(replace(first, seconds=0.0, run=0).blobs()) == dict(replace(second, seconds=0.0, run=0).blobs())
 
 
 def text_work() -> TextWork:
@@ -117,16 +117,16 @@ def test_from_the_bytes_of_any_step_the_run_ends_in_the_same_bits(make: type) ->
     state = started(work, tiny_frame().dimension)
     kept = []
     while not is_finished(state, work):
-        kept.append(state.to_bytes())
+        kept.append(dict(state.blobs()))
         state = advance(state, work)
     assert state.step >= 6 and np.abs(state.theta).min() > 0  # every weight moved
     for data in (kept[1], kept[3], kept[-1]):
-        again, other_work = TrainingState.from_bytes(data), make()
+        again, other_work = TrainingState.of_blobs(data.get), make()
         while not is_finished(again, other_work):
             again = advance(again, other_work)
         assert same(again, state)
-    other = replace(TrainingState.from_bytes(kept[1]), seed=8)
-    assert not np.array_equal(advance(other, work).theta, TrainingState.from_bytes(kept[2]).theta)
+    other = replace(TrainingState.of_blobs(kept[1].get), seed=8)
+    assert not np.array_equal(advance(other, work).theta, TrainingState.of_blobs(kept[2].get).theta)
 
 
 @pytest.mark.parametrize("pauses", [(1,), (3, 4, 17), (10, 20)])
@@ -188,13 +188,17 @@ def test_an_abandoned_run_stays_in_the_account(vault: Vault) -> None:
 
 def test_a_state_that_cannot_be_read_is_said_and_replaced(vault: Vault) -> None:
     state, _ = opened(vault, plan_of(Valley()))
-    good = state.to_bytes()
-    for bad in (b"", good[:-9], b"\xa0", good.replace(b"gversion\x01", b"gversion\x02")):
+    good = dict(state.blobs())
+    head = good["state"]
+    for bad in (b"", head[:-9], b"\xa0", head.replace(b"gversion\x02", b"gversion\x01")):
         with pytest.raises(PenchantError, match="cannot be read"):
-            TrainingState.from_bytes(bad)
-    vault.put_blob(CHECKPOINT, b"garbage")
+            TrainingState.of_blobs({**good, "state": bad}.get)
+    for cut in (b"", good["theta"][:-8], good["theta"][:-3]):
+        with pytest.raises(PenchantError, match="cannot be read"):
+            TrainingState.of_blobs({**good, "theta": cut}.get)
+    vault.put_blob(f"{CHECKPOINT}state", b"garbage")
     anew, lines = opened(vault, plan_of(Valley()))
-    assert anew.step == 0 and "cannot be read" in lines[0] and same(TrainingState.from_bytes(good), state)
+    assert anew.step == 0 and "cannot be read" in lines[0] and same(TrainingState.of_blobs(good.get), state)
     kept = kept_state(vault)
     assert kept is not None and same(kept, anew)
 

@@ -10,9 +10,12 @@ import pytest
 from client.device_profile import MINIMUM_TEXTS
 from client.dp_sgd import PrivateSettings, noise_multiplier_for
 from client.examples import message_examples, prepare_input
+from client.learning_rate import Scheduled
+from client.lora_layout import LoraLayout
+from client.personal_lora import as_tensors
 from client.training_work import PrivateWork
 from edge_runtime.device import Device
-from simulations.history_recipe import Recipe, gate_verdict, split_history, train_person
+from simulations.history_recipe import Recipe, gate_verdict, personal_space, split_history, train_person
 from simulations.personal_fleet import Workshop, device_of, run_work
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.simulations.history_help import person_of, tiny_shop
@@ -55,12 +58,15 @@ def test_private_training_is_dp_sgd_on_the_older_three_quarters(shop: Workshop, 
     private = PrivateSettings(8.0, 1 / 100, 2.0, recipe.sampling_rate, recipe.clip_norm, recipe.private_rate)
     noise = noise_multiplier_for(8.0, 1 / 100, private.sampling_rate, private.steps)
     work = PrivateWork(shop.torch_model, shop.frame, texts, private, noise, max_tokens=160)
-    assert noise > 0 and np.array_equal(theta, run_work(work, np.zeros(shop.frame.dimension)))
+    assert noise > 0 and np.array_equal(theta, run_work(Scheduled(work), np.zeros(shop.frame.dimension)))
 
 
 def test_the_gate_lets_the_own_adapter_live_and_not_its_opposite(shop: Workshop, device: Device) -> None:
     theta = train_person(shop, device, Recipe(next_token=0.0, grounded=1.0))
-    verdict = gate_verdict(shop, device, shop.adapter(theta))
+    layout = personal_space(shop, None)
+    assert isinstance(layout, LoraLayout)
+    verdict = gate_verdict(shop, device, shop.adapter(theta, layout))
     assert verdict["passed"] and verdict["texts"] == 4 and verdict["gain_low"] > 0
-    opposite = gate_verdict(shop, device, shop.adapter(-theta))
+    turned = layout.flat(as_tensors({name: (a, -b) for name, (a, b) in layout.lora_factors(theta).items()}))
+    opposite = gate_verdict(shop, device, shop.adapter(turned, layout))
     assert not opposite["passed"] and opposite["gain"] < 0

@@ -89,10 +89,10 @@ def test_an_arm_is_the_score_that_its_name_says(finished: tuple[Study, Path], sh
     losses = read_run(out)["people"]["ben"]["losses"]
     ann, ben = PEOPLE[:2]
     plain, adapters = shop.texts(ben, SETTINGS.split, None), [study.theta(number, 14)[0] for number in (0, 1)]
-    assert losses["stranger_adapter@14"] == pytest.approx(shop.loss(plain, shop.adapter(adapters[0])))
+    assert losses["stranger_adapter@14"] == pytest.approx(shop.loss(plain, shop.adapter(adapters[0], study.space)))
     with device_of(newest(ben, 14), HashingEmbedder()) as device:
         noted = shop.texts(ben, SETTINGS.split, device)
-    assert losses["rag+personal@14"] == pytest.approx(shop.loss(noted, shop.adapter(adapters[1])))
+    assert losses["rag+personal@14"] == pytest.approx(shop.loss(noted, shop.adapter(adapters[1], study.space)))
     with device_of(newest(ann, 14), HashingEmbedder()) as device:
         assert losses["stranger_memory@14"] == pytest.approx(shop.loss(shop.texts(ben, SETTINGS.split, device), None))
 

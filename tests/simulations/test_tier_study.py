@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from client.frame_builder import build_frame
-from client.personal_lora import LoraLayout
+from client.lora_layout import LoraLayout
 from edge_runtime.adapters.adapter_file import read_adapter
 from edge_runtime.models.catalogue import describe_model, read_model_shape
 from protocol.frames import Frame, carry

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.engine.chat_template import ChatMessage
 from edge_runtime.engine.contexts import BATCH_TOKENS
 from edge_runtime.engine.engine import Engine, Sampling
 from protocol.errors import PenchantError
@@ -175,6 +176,16 @@ def test_prefixes_longer_than_a_batch(engine: Engine) -> None:
     tokens = random_tokens(20, 5)
     split = engine.score(prefix[:100], [[*prefix[100:], *tokens]])[0][-5:]
     np.testing.assert_allclose(engine.score(prefix, [tokens])[0], split, atol=1e-9)
+
+
+def test_the_vocabulary_alone_gives_the_same_tokens_and_evaluates_nothing(engine: Engine, tmp_path: Path) -> None:
+    chat = [ChatMessage("user", "the thing and you")]
+    with Engine.open(engine.model, vocabulary_only=True) as words:
+        assert words.tokenise(words.chat_prompt(chat)) == engine.tokenise(engine.chat_prompt(chat))
+        assert words.end_of_turn == engine.end_of_turn
+        tokens = words.tokenise("the thing")
+        with pytest.raises(PenchantError, match="vocabulary alone"):
+            words.score(tokens, [tokens])
 
 
 def test_a_closed_engine_says_so(tmp_path: Path) -> None:

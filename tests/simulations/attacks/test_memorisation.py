@@ -7,7 +7,7 @@ import pytest
 
 from client.dp_sgd import PrivateSettings
 from client.examples import Example, prepare_input
-from client.personal_lora import LoraLayout
+from client.lora_layout import LoraLayout
 from client.training_work import TextSettings
 from simulations.attacks import memorisation
 from simulations.attacks.memorisation import (

@@ -11,12 +11,14 @@ import torch
 pytest.importorskip("peft", reason="the peer is peft: pip install 'penchant[train]'")
 
 from client.examples import Example
+from client.lora_layout import LoraLayout
+from client.personal_plan import EPOCHS
 from simulations.bench import training, training_plot
 from simulations.bench.lora_loop import LoraLoop
 from simulations.bench.loss_curve import Curve, mean_curve, seconds_to
-from simulations.bench.training import Texts, best_setting, compared, top_part, train_in_frame
+from simulations.bench.training import Texts, best_setting, compared, train_ours
 from simulations.bench.training_costs import private_cost
-from tests.client.framed_help import some_texts, tiny_frame, tiny_gguf, tiny_model
+from tests.client.framed_help import KINDS, some_texts, tiny_frame, tiny_gguf, tiny_model
 
 
 @pytest.fixture
@@ -27,18 +29,20 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> Texts:
 
 
 def test_both_sides_start_from_the_same_loss_and_learn(texts: Texts) -> None:
-    ours = train_in_frame(tiny_model(), tiny_frame(), texts, passes=2)
-    peer = LoraLoop(tiny_gguf())
-    theirs = peer.train(*texts.pair(), rate=3e-3, passes=2, batch_size=4)
+    layout = LoraLayout.of(tiny_model(), KINDS, 2)
+    ours = train_ours(tiny_model(), layout, texts)
+    peer = LoraLoop(tiny_gguf(), 2)
+    theirs = peer.train(*texts.pair(), rate=3e-3, passes=EPOCHS, batch_size=4)
     assert ours.curve.losses[0] == pytest.approx(theirs.losses[0], rel=1e-4)
-    assert len(theirs.seconds) == len(ours.curve.seconds) == 3
+    assert len(theirs.seconds) == len(ours.curve.seconds) == EPOCHS + 1
     seen = Texts(texts.training, texts.training)  # random tokens: only what was trained on gets better
     learnt = peer.train(*seen.pair(), rate=1e-2, passes=2, batch_size=4)
     assert learnt.losses[2] < learnt.losses[1] < learnt.losses[0] - 0.01
-    assert train_in_frame(tiny_model(), tiny_frame(), seen, 2).curve.losses[2] < learnt.losses[0] - 0.01
-    again = peer.train(*texts.pair(), rate=3e-3, passes=2, batch_size=4)
+    assert train_ours(tiny_model(), layout, seen).curve.losses[EPOCHS] < learnt.losses[0] - 0.01
+    again = peer.train(*texts.pair(), rate=3e-3, passes=EPOCHS, batch_size=4)
     assert again.losses == theirs.losses  # nothing of one person is left for the next
-    assert len(ours.thetas) == 3 and not ours.thetas[0].any() and not np.array_equal(ours.thetas[1], ours.thetas[2])
+    assert len(ours.thetas) == EPOCHS + 1 and np.array_equal(ours.thetas[0], layout.start(0))
+    assert not np.array_equal(ours.thetas[1], ours.thetas[2])
 
 
 def test_curves() -> None:
@@ -63,15 +67,6 @@ def test_the_cases_state_speed_loss_and_its_paired_difference(tmp_path: Path) ->
     assert loss.more["seconds_to_the_peers_best"] == pytest.approx(0.75 / 0.8)
     training_plot.draw({"examples": speed.to_dict(), "examples_top_12": speed.to_dict()}, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes()[1:4] == b"PNG"
-
-
-def test_the_top_part_of_a_frame() -> None:
-    frame = tiny_frame()
-    top = top_part(frame, 3)
-    assert top.modules == tuple(name for name in frame.modules if name.startswith("blk.3."))
-    place = frame.modules.index(top.modules[0])
-    assert np.array_equal(top.left[0], frame.left[place]) and np.array_equal(top.right[0], frame.right[place])
-    assert top_part(frame, 0).modules == frame.modules
 
 
 def test_private_steps_are_measured_against_plain_ones(texts: Texts) -> None:

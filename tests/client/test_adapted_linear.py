@@ -4,23 +4,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.framed_linear import FramedLinear
+from client.adapted_linear import AdaptedLinear
 from client.packed_texts import Packing
 
 LENGTHS = torch.tensor([3, 5, 2])
 RANK, INNER, OUTER = 3, 6, 4
 
 
-def framed(*, bias: bool = False) -> FramedLinear:
+def framed(*, bias: bool = False) -> AdaptedLinear:
     torch.manual_seed(0)
-    layer = FramedLinear(nn.Linear(INNER, OUTER, bias=bias, dtype=torch.float64).requires_grad_(False))
+    layer = AdaptedLinear(nn.Linear(INNER, OUTER, bias=bias, dtype=torch.float64).requires_grad_(False))
     layer.u = torch.randn(OUTER, RANK, dtype=torch.float64)
     layer.v = torch.randn(RANK, INNER, dtype=torch.float64)
     layer.packing = Packing.of(LENGTHS)
     return layer
 
 
-def by_hand(layer: FramedLinear, x: Tensor, r: Tensor) -> Tensor:
+def by_hand(layer: AdaptedLinear, x: Tensor, r: Tensor) -> Tensor:
     """Each token by its text's own matrix W + U R V, with autograd's own derivatives."""
     assert layer.u is not None and layer.v is not None and layer.packing is not None
     rows = []
@@ -62,3 +62,18 @@ def test_gradients_by_text_add_up_to_the_shared_one() -> None:
 def test_without_coordinates_it_is_the_base_map_in_any_shape() -> None:
     layer, x = framed(), torch.randn(2, 5, INNER, dtype=torch.float64)
     assert torch.equal(layer(x), layer.base(x))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_factors_give_the_value_and_gradients_of_the_written_out_product(bias: bool) -> None:
+    layer = framed(bias=bias)
+    x = torch.randn(1, 10, INNER, dtype=torch.float64, requires_grad=True)
+    a, b = (torch.randn(shape, requires_grad=True) for shape in ((RANK, INNER), (OUTER, RANK)))
+    layer.factors = (a, b)
+    ours, theirs = layer(x), layer.base(x) + (x @ a.double().T) @ b.double().T
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    pull = torch.randn_like(ours)
+    for one, other in zip(
+        torch.autograd.grad(ours, (x, a, b), pull), torch.autograd.grad(theirs, (x, a, b), pull), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-4) and float(one.abs().max()) > 0.1
