@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from scipy import optimize
@@ -32,6 +33,40 @@ from server.reward_bases import RewardBases, RewardPlan
 
 DEFAULT_PLAN = RewardPlan()
 PEOPLE_AT_ONCE = 256  # 8 MB of moments for 64 features
+
+
+class ChoiceStream(Protocol):
+    """People whose choices are read or made a block at a time, the same ones whenever they are asked for."""
+
+    @property
+    def people(self) -> int:
+        """How many."""
+
+    @property
+    def dimension(self) -> int:
+        """k, the features of a choice."""
+
+    def block(self, first: int, end: int) -> ChoiceBatch:
+        """The people from ``first`` to before ``end``."""
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """People who are in memory anyway, as a stream."""
+
+    batch: ChoiceBatch
+
+    @property
+    def people(self) -> int:
+        return len(self.batch.outcomes)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.batch.differences.shape[2])
+
+    def block(self, first: int, end: int) -> ChoiceBatch:
+        rows = slice(first, end)
+        return ChoiceBatch(self.batch.differences[rows], self.batch.outcomes[rows], self.batch.present[rows])
 
 
 @dataclass(frozen=True)
@@ -58,7 +93,7 @@ def identity_map(dimension: int) -> FeatureMap:
 
 
 def train_reward_bases(
-    people: Sequence[Choices] | ChoiceBatch,
+    people: Sequence[Choices] | ChoiceBatch | ChoiceStream,
     plan: RewardPlan = DEFAULT_PLAN,
     *,
     noise_multiplier: float | None = None,
@@ -75,14 +110,16 @@ def train_reward_bases(
     neither (no noise). ``minimum_survivors``: the cohort for which noise shares are sized; 0 is everybody, as if
     nobody could vanish. ``on_round`` sees every released outcome with the algorithm after it.
     """
-    batch = people if isinstance(people, ChoiceBatch) else ChoiceBatch.of(people)
+    if isinstance(people, Sequence):
+        people = ChoiceBatch.of(people)
+    stream = _InMemory(people) if isinstance(people, ChoiceBatch) else people
     if noise_multiplier is not None and epsilon is not None:
         raise PenchantError("give noise_multiplier or epsilon, not both")
     z = noise_multiplier or 0.0
     if epsilon is not None:
         z = noise_multiplier_for(epsilon, delta, plan.rounds) * 1.001  # integer noise is worth a trifle less
-    count, random = len(batch.outcomes), np.random.default_rng(seed)
-    algorithm = RewardBases(feature_map or identity_map(batch.differences.shape[2]), plan)
+    count, random = stream.people, np.random.default_rng(seed)
+    algorithm = RewardBases(feature_map or identity_map(stream.dimension), plan)
     accountant, outcomes, bytes_up = Accountant(), list[RoundOutcome](), 0
     while (wanted := algorithm.next_task(outcomes)) is not None:
         task = task_from_plan(
@@ -101,7 +138,7 @@ def train_reward_bases(
         mechanism = RoundPlan.of(task)
         accountant.add(mechanism.privacy_event())
         bytes_up += packed_size(mechanism.layout.dimension, task.ring_bits)
-        outcome = _sum(batch, task, mechanism, wanted["artefacts"], algorithm.feature_map, random)
+        outcome = _sum(stream, task, mechanism, wanted["artefacts"], algorithm.feature_map, random)
         algorithm.absorb(task, outcome.mean_update, count, outcome.metrics)
         outcomes.append(outcome)
         on_round(outcome, algorithm)
@@ -112,7 +149,7 @@ def train_reward_bases(
 
 
 def _sum(
-    people: ChoiceBatch,
+    people: ChoiceStream,
     task: RoundTask,
     mechanism: RoundPlan,
     artefacts: dict[str, bytes],
@@ -125,10 +162,9 @@ def _sum(
     bank = Bank.from_bytes(artefacts["bank"], space_sha256=digest, dimension=k)
     whitening = Coordinates.from_bytes(artefacts["whitening"], frame_sha256=digest, dimension=k).rows
     total = np.zeros(mechanism.layout.dimension, dtype=np.int64)
-    count = len(people.outcomes)
-    for start in range(0, count, PEOPLE_AT_ONCE):
-        rows = slice(start, start + PEOPLE_AT_ONCE)
-        part = ChoiceBatch(people.differences[rows], people.outcomes[rows], people.present[rows])
+    count = people.people
+    for first in range(0, count, PEOPLE_AT_ONCE):
+        part = people.block(first, min(first + PEOPLE_AT_ONCE, count))
         given = contribution(part, order, bank, whitening)
         for vector, loss, examples in zip(given.vectors, given.loss, given.counts, strict=True):
             joint, _ = mechanism.layout.pack(vector, float(loss * examples), int(examples), task.clip_norm)

@@ -30,6 +30,7 @@ BENCHMARKS: Final[Mapping[str, tuple[str, str]]] = {
     "secagg": ("simulations.bench.secagg", "a secure sum against Flower's SecAgg+ and against plain summing"),
     "training": ("simulations.bench.training", "personal training in the frame against LoRA by peft"),
     "wire": ("simulations.bench.wire", "bytes per person and round of every federated strategy, from real messages"),
+    "fleet": ("simulations.bench.fleet", "people per second of a simulated fleet against pfl and Flower"),
     "bases": ("simulations.bench.bases", "what fitting a newcomer costs, against LoRe's few-shot fit"),
     "recall": ("simulations.bench.recall", "evidence found in LoCoMo's chats against BM25"),
     "preferences": ("simulations.bench.preferences", "PrefEval: the right preference found, and the right choice made"),

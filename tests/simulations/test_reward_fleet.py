@@ -14,7 +14,8 @@ from protocol.taste_release import TasteRelease
 from server.aggregate import RoundOutcome
 from server.releases import ReleaseShelf
 from server.reward_bases import RELEASE, RewardBases, RewardPlan
-from simulations.reward_fleet import centralised_bases, identity_map, train_reward_bases
+from simulations.fleets.rewards import TasteStream
+from simulations.reward_fleet import PEOPLE_AT_ONCE, centralised_bases, identity_map, train_reward_bases
 from simulations.reward_recovery import principal_angles, taste_population
 from tests.client.reward_help import choices_of, choose_by_style, style_map
 from tests.fleet_help import grid_of, make_fleet, run_fleet, settings_of
@@ -74,6 +75,21 @@ def test_it_keeps_up_with_everybodys_choices_in_one_place() -> None:
     assert principal_angles(central.directions, found.directions).max() < 20
     assert scores["ours"] > scores["central"] - 0.5
     assert scores["central"] > found.accuracy(centralised_bases(found.train, 0)) + 3
+
+
+def test_people_who_come_as_a_stream_give_the_same_bits_and_only_a_block_is_made_at_once() -> None:
+    planted = taste_population(people=1, features=6, rank=2, choices=1, seed=0)
+    stream = TasteStream(planted, people=2 * PEOPLE_AT_ONCE + 40, choices=5, seed=3)
+    blocks = [stream.block(first, min(first + PEOPLE_AT_ONCE, stream.people)) for first in range(0, stream.people, 256)]
+    assert [len(block.outcomes) for block in blocks] == [256, 256, 40]
+    whole = ChoiceBatch(
+        *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("differences", "outcomes", "present"))
+    )
+    plan = RewardPlan(shared_rounds=2, gradient_rounds=1, final_rounds=0, maximum_count=2)
+    one, other = (train_reward_bases(people, plan, epsilon=8.0, seed=1) for people in (whole, stream))
+    assert one.bank.digest == other.bank.digest and one.people == other.people == 552
+    assert np.array_equal(stream.block(256, 512).differences, blocks[1].differences)  # whenever it is asked for
+    assert not np.array_equal(blocks[0].differences, blocks[1].differences)
 
 
 def test_the_epsilon_asked_for_is_what_is_spent() -> None:
