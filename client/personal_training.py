@@ -156,11 +156,7 @@ def train_device(
     meanwhile.
     """
 
-    def progress(stage: str, fraction: float) -> None:
-        on_progress(stage, fraction)
-        if reason := wants_pause():
-            raise TrainingPaused(reason)
-
+    listener = _Listener(on_progress, on_notice, wants_pause)
     texts, private = own_texts(device), privacy is not None
     if len(texts) < MINIMUM_TEXTS:
         return RetrievalOnly(len(texts))
@@ -171,17 +167,16 @@ def train_device(
         live = AdapterLog(device.vault).live()
         if live and live[0].base_sha256 != model.sha256:  # it serves with another model
             live = None
-        made = _train(device, model, texts, privacy, profile, live, created, progress, on_notice, wants_pause, fresh)
+        made = _train(device, model, texts, privacy, profile, live, listener, created=created, fresh=fresh)
         if isinstance(made, NothingNew):
             return made
         open_trainer.cache_clear()  # its weights need not be in memory beside those that judge
         drop_unused()
-        progress(_JUDGING, 0.0)
+        listener.reached(_JUDGING, 0.0)
         with Engine.open(model, context_tokens=SCORING_CONTEXT) as engine:
             held_out = held_out_texts(engine, device, made.parts.held_out.messages, made.parts.held_out.choices)
-            verdict = judge(
-                engine, held_out, live[1] if live else None, made.data, lambda fraction: progress(_JUDGING, fraction)
-            )
+            before = live[1] if live else None
+            verdict = judge(engine, held_out, before, made.data, lambda fraction: listener.reached(_JUDGING, fraction))
     note = _note(made.record, privacy)
     installed = conclude(device.vault, live[0].id if live else None, made.data, verdict, made.record, note=note)
     return TrainingOutcome(
@@ -201,6 +196,21 @@ def train_device(
         plain=verdict.plain,
         installed=installed,
     )
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Who follows a training, and may pause it."""
+
+    on_progress: Callable[[str, float], None]
+    on_notice: Callable[[str], None]
+    wants_pause: Callable[[], str | None]
+
+    def reached(self, stage: str, fraction: float) -> None:
+        """Outside the steps, which are paused by ``run_training``. Raises TrainingPaused if a pause is wanted."""
+        self.on_progress(stage, fraction)
+        if reason := self.wants_pause():
+            raise TrainingPaused(reason)
 
 
 @dataclass(frozen=True)
@@ -226,29 +236,28 @@ def _train(
     privacy: Privacy | None,
     profile: TrainingProfile,
     live: tuple[AdapterVersion, bytes] | None,
+    listener: _Listener,
+    *,
     created: str,
-    progress: Callable[[str, float], None],
-    on_notice: Callable[[str], None],
-    wants_pause: Callable[[], str | None],
     fresh: bool,
 ) -> _Made | NothingNew:
     """From the texts to the adapter's file; the run is kept until ``conclude``."""
     fleet = fleet_tier(device.vault, model.sha256)
-    progress("opening the model", 0.0)
+    listener.reached("opening the model", 0.0)
     trainer = open_trainer(max(profile.layers, layers_of(fleet[0], model) if fleet else 0))
-    progress("opening the model", 1.0)
+    listener.reached("opening the model", 1.0)
     space: AdapterSpace
     if profile.tier == "lora":
         space = LoraLayout.of(trainer.torch_model, profile.kinds, profile.rank)
     else:
         space = own_frame(
             trainer,
-            lambda fraction: progress("frame from public text", fraction),
+            lambda fraction: listener.reached("frame from public text", fraction),
             kinds=profile.kinds,
             rank=profile.rank,
         )
     stand = footing(*fleet, space) if fleet else bare_footing(space)
-    progress("reading the texts", 0.0)
+    listener.reached("reading the texts", 0.0)
     unit = privacy.unit if privacy else ""
     anew = fresh or _begun_from_nothing(device.vault)
     past = None if anew or not live else record_of(device.vault, live[0].sha256, space, unit=unit)
@@ -258,15 +267,15 @@ def _train(
     plan = plan_run(trainer, device, space, parts, privacy, stand, past, rows=profile.rows)
     work = plan.run.work
     _note_beginning(device.vault, from_nothing=anew)
-    state = open_run(device.vault, plan.run, plan.start, fresh=fresh, on_notice=on_notice)
-    on_notice(profile.line())
-    progress("training", state.step / work.steps)
+    state = open_run(device.vault, plan.run, plan.start, fresh=fresh, on_notice=listener.on_notice)
+    listener.on_notice(profile.line())
+    listener.on_progress("training", state.step / work.steps)
     state = run_training(
         state,
         work,
         device.vault,
-        on_progress=lambda fraction: progress("training", fraction),
-        wants_pause=wants_pause,
+        on_progress=lambda fraction: listener.on_progress("training", fraction),
+        wants_pause=listener.wants_pause,
     )
     theta = result_of(state)
     if np.array_equal(theta, plan.start):

@@ -280,6 +280,19 @@ def test_a_pause_outside_the_steps_and_a_resumed_gate(device: Device, monkeypatc
     ]
 
 
+def test_a_pause_among_the_steps_keeps_every_step(device: Device) -> None:
+    asked, reached = list[int](), list[str]()
+
+    def after_three_steps() -> str | None:
+        asked.append(1) if reached and reached[-1] == "training" else None
+        return "Dinner" if len(asked) > 3 else None
+
+    with pytest.raises(TrainingPaused) as paused:
+        train(device, stages=reached, wants_pause=after_three_steps)
+    state = kept_state(device.vault)
+    assert state is not None and state.step == paused.value.step == 3 < paused.value.steps
+
+
 def test_what_was_forgotten_while_it_trained_is_in_no_adapter(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetting(engine: Engine, examples: list[Example], adapter: bytes | None, on_text: object) -> list[np.ndarray]:
         if adapter is None and kept_state(device.vault):
