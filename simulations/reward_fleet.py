@@ -4,6 +4,8 @@
 (``protocol.reward_rounds``), with everybody in every round. Clipping, rotation and stochastic rounding are the real
 ones, person by person; the noise is drawn once for the sum, from the distribution that the sum of everybody's shares
 has; keys and masks are left out, since they cancel exactly (a test shows that a fleet of real devices gets the same).
+Of more people than a round may have, as many as may are asked in turn; the privacy stated is that of somebody asked in
+every round.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from protocol.coordinates import Coordinates
 from protocol.errors import PenchantError
 from protocol.feature_map import FeatureMap
 from protocol.masks import reduce_to_ring
-from protocol.messages import RoundTask
+from protocol.messages import MAXIMUM_COHORT, RoundTask
 from protocol.reward_model import Array, ChoiceBatch, Choices, choice_gradient, choice_nll, fit_weights_batch
 from protocol.reward_rounds import RewardWorkOrder, contribution
 from protocol.round_plan import RoundPlan
@@ -32,7 +34,9 @@ from server.planning import task_from_plan
 from server.reward_bases import RewardBases, RewardPlan
 
 DEFAULT_PLAN = RewardPlan()
+NARROW_RING = 16_384  # people whose sum still has room beside its noise in 16 bits
 PEOPLE_AT_ONCE = 256  # 8 MB of moments for 64 features
+WHOLE_PAGES = MAXIMUM_COHORT // PEOPLE_AT_ONCE * PEOPLE_AT_ONCE  # people asked in one round at most
 
 
 class ChoiceStream(Protocol):
@@ -115,10 +119,11 @@ def train_reward_bases(
     stream = _InMemory(people) if isinstance(people, ChoiceBatch) else people
     if noise_multiplier is not None and epsilon is not None:
         raise PenchantError("give noise_multiplier or epsilon, not both")
+    cohort = min(stream.people, WHOLE_PAGES)
     z = noise_multiplier or 0.0
     if epsilon is not None:
         z = noise_multiplier_for(epsilon, delta, plan.rounds) * 1.001  # integer noise is worth a trifle less
-    count, random = stream.people, np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     algorithm = RewardBases(feature_map or identity_map(stream.dimension), plan)
     accountant, outcomes, bytes_up = Accountant(), list[RoundOutcome](), 0
     while (wanted := algorithm.next_task(outcomes)) is not None:
@@ -127,25 +132,43 @@ def train_reward_bases(
             run_id="simulated",
             round=len(outcomes),
             attempt=0,
-            cohort_size=count,
-            minimum_survivors=minimum_survivors or count,
+            cohort_size=cohort,
+            minimum_survivors=minimum_survivors or cohort,
             dropout_fraction=0.0,
             noise_multiplier=z,
             delta=delta,
-            ring_bits=16,
+            ring_bits=16 if cohort <= NARROW_RING else 32,
             artefacts={},
         ).model_copy(update={"rotation_seed": int(random.integers(1 << 62)), "graph_seed": 0})
         mechanism = RoundPlan.of(task)
         accountant.add(mechanism.privacy_event())
         bytes_up += packed_size(mechanism.layout.dimension, task.ring_bits)
         outcome = _sum(stream, task, mechanism, wanted["artefacts"], algorithm.feature_map, random)
-        algorithm.absorb(task, outcome.mean_update, count, outcome.metrics)
+        algorithm.absorb(task, outcome.mean_update, cohort, outcome.metrics)
         outcomes.append(outcome)
         on_round(outcome, algorithm)
     gains = algorithm.gains if algorithm.gains is not None else np.zeros((0, 0))
     return TrainedBases(
-        algorithm.bank, gains, algorithm.spectrum, accountant.epsilon(delta), delta, z, len(outcomes), count, bytes_up
+        algorithm.bank,
+        gains,
+        algorithm.spectrum,
+        accountant.epsilon(delta),
+        delta,
+        z,
+        len(outcomes),
+        stream.people,
+        bytes_up,
     )
+
+
+def pages_of(people: int, round: int) -> list[int]:
+    """Which blocks of ``PEOPLE_AT_ONCE`` people a round asks: all, or of more people than a cohort may have the next
+    whole ones, all in turn."""
+    pages = people // PEOPLE_AT_ONCE
+    if people <= WHOLE_PAGES:
+        return list(range(-(-people // PEOPLE_AT_ONCE)))
+    taken = WHOLE_PAGES // PEOPLE_AT_ONCE
+    return [(round * taken + place) % pages for place in range(taken)]
 
 
 def _sum(
@@ -161,10 +184,9 @@ def _sum(
     order = RewardWorkOrder.of(task, k)
     bank = Bank.from_bytes(artefacts["bank"], space_sha256=digest, dimension=k)
     whitening = Coordinates.from_bytes(artefacts["whitening"], frame_sha256=digest, dimension=k).rows
-    total = np.zeros(mechanism.layout.dimension, dtype=np.int64)
-    count = people.people
-    for first in range(0, count, PEOPLE_AT_ONCE):
-        part = people.block(first, min(first + PEOPLE_AT_ONCE, count))
+    total, count = np.zeros(mechanism.layout.dimension, dtype=np.int64), task.cohort_size
+    for page in pages_of(people.people, task.round):
+        part = people.block(page * PEOPLE_AT_ONCE, min((page + 1) * PEOPLE_AT_ONCE, people.people))
         given = contribution(part, order, bank, whitening)
         for vector, loss, examples in zip(given.vectors, given.loss, given.counts, strict=True):
             joint, _ = mechanism.layout.pack(vector, float(loss * examples), int(examples), task.clip_norm)

@@ -28,6 +28,7 @@ from client.local_training import evaluate_coordinates
 from client.torch_model import Text
 from client.training import Trainer, TrainingPlan, open_trainer
 from edge_runtime.answering.drafting import plain_draft
+from edge_runtime.commands.support import one_line_errors
 from edge_runtime.models.catalogue import write_atomically
 from protocol.errors import PenchantError
 from protocol.frames import Frame
@@ -82,6 +83,7 @@ def _frame(trainer: Trainer, settings: SharedSettings, file: Path) -> Frame:
     return Frame.from_bytes(file.read_bytes())
 
 
+@one_line_errors
 def main(
     out: Annotated[Path, typer.Option(help="folder of the run")],
     people: Annotated[int, typer.Option(min=2, help="in the fleet")] = 1000,

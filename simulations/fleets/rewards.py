@@ -19,6 +19,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from edge_runtime.commands.support import one_line_errors
 from protocol.errors import PenchantError
 from protocol.reward_model import ChoiceBatch, fit_weights_batch
 from server.aggregate import RoundOutcome
@@ -70,6 +71,7 @@ def _choices(
     return first, second
 
 
+@one_line_errors
 def main(
     out: Annotated[Path, typer.Option(help="where the JSON goes")],
     people: Annotated[int, typer.Option(min=8, help="in the fleet")] = 100_000,

@@ -15,7 +15,14 @@ from server.aggregate import RoundOutcome
 from server.releases import ReleaseShelf
 from server.reward_bases import RELEASE, RewardBases, RewardPlan
 from simulations.fleets.rewards import TasteStream
-from simulations.reward_fleet import PEOPLE_AT_ONCE, centralised_bases, identity_map, train_reward_bases
+from simulations.reward_fleet import (
+    PEOPLE_AT_ONCE,
+    WHOLE_PAGES,
+    centralised_bases,
+    identity_map,
+    pages_of,
+    train_reward_bases,
+)
 from simulations.reward_recovery import principal_angles, taste_population
 from tests.client.reward_help import choices_of, choose_by_style, style_map
 from tests.fleet_help import grid_of, make_fleet, run_fleet, settings_of
@@ -125,3 +132,12 @@ def test_the_released_means_carry_exactly_the_noise_that_is_promised() -> None:
 def test_an_identity_map_leaves_features_alone() -> None:
     features = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     assert np.allclose(identity_map(3).apply(features), features)
+
+
+def test_more_people_than_a_round_may_have_are_asked_in_turn() -> None:
+    assert pages_of(600, 3) == [0, 1, 2]
+    people = WHOLE_PAGES + 10 * PEOPLE_AT_ONCE
+    rounds = [pages_of(people, number) for number in range(3)]
+    assert all(len(set(pages)) == WHOLE_PAGES // PEOPLE_AT_ONCE for pages in rounds)
+    assert rounds[1][:10] == list(range(WHOLE_PAGES // PEOPLE_AT_ONCE, people // PEOPLE_AT_ONCE)) and rounds[1][10] == 0
+    assert set().union(*rounds) == set(range(people // PEOPLE_AT_ONCE))

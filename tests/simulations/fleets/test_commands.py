@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from client.training import TrainingPlan, open_trainer
 from protocol.errors import PenchantError
@@ -75,7 +76,7 @@ def test_a_fleet_of_adapters_states_what_it_spent_and_goes_on_after_a_stop(
         if fraction > 0.5:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(typer.Exit):
         patched.setattr(StageDisplay, "__call__", stop)
         run(tmp_path / "stopped")
     resumed = run(tmp_path / "stopped")
