@@ -186,7 +186,7 @@ def advance(state: TrainingState, work: Work) -> TrainingState:
     rows = state.rows
     while True:
         try:
-            gradient = work.gradient(state.theta, state.seed, state.step, rows)
+            gradient = work.gradient(state.theta, state.seed, state.step, rows).astype(state.theta.dtype, copy=False)
             break
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
