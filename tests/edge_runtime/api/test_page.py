@@ -334,6 +334,7 @@ def test_the_keyboard_is_enough(visit: Visit, engine: ScriptedEngine) -> None:
     page.get_by_text("Your dog is called Bruno.", exact=True).first.wait_for()
     assert page.locator(".own .yours").inner_text() == "one\ntwo"
     announced = page.locator("[aria-live=polite]")
+    announced.filter(has_text="Bruno").wait_for(state="attached")  # said once the whole answer is there
     assert announced.inner_text() == "Your dog is called Bruno."  # the whole answer, once
     link = page.get_by_role("link", name="Adapters")
     link.focus()
