@@ -200,7 +200,7 @@ def draw(numbers: Mapping[str, Any], path: Path) -> None:
     axes.set_title("gain over none, %; dotted: the paper's means over LaMP", loc="left", fontsize=10)
     axes.grid(axis="y", color="#e3e7ec")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path)
 
 
