@@ -62,7 +62,7 @@ def go_on(
             raise PenchantError(f"{file.name}: there is no text in it")
         task = progress.add_task("Reading", total=1.0)
         trainer = open_trainer(profile.layers)
-        frame = own_frame(trainer, lambda fraction: None, kinds=profile.kinds, rank=profile.rank)
+        frame = own_frame(trainer, lambda fraction: None)
         with (
             pause_on_signals("Going on with what was read; once more to stop at once.") as asked,
             temporary_adapter(
