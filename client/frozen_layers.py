@@ -1,5 +1,5 @@
-"""The layers between the maps, frozen, with the backward pass written out: they keep half as much for it and take fewer
-turns through memory than autograd's own, which differentiates each operation in them by itself.
+"""The layers between the maps, frozen, with the backward pass written out: they keep less for it and take fewer turns
+through memory than autograd's own, which differentiates each operation in them by itself.
 
 *RMS norm* (Zhang and Sennrich 2019), x (..., h), weight w (h,), s = (mean x^2 + eps)^(-1/2), n = s x:
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from client.lora_layout import LoraLayout
 from client.torch_model import Batch, TorchModel
+from client.training_work import TextSettings, TextWork
 from protocol.frames import Vector
-from tests.client.framed_help import TOP_LAYERS, hugging_face_name, plain_model
+from tests.client.framed_help import KINDS, TOP_LAYERS, hugging_face_name, plain_model, some_texts, tiny_model
 
 
 class _Map(nn.Module):
@@ -92,3 +93,17 @@ def opacus_norms(layout: LoraLayout, theta: Vector, batch: Batch, count: int) ->
     )
     wrapped(torch.arange(count)).sum().backward()
     return np.asarray(wrapped.get_norm_sample().detach().double().numpy())
+
+
+def layout() -> LoraLayout:
+    return LoraLayout.of(tiny_model(), KINDS, 2)
+
+
+def some_point(size: float = 0.05) -> np.ndarray:
+    return layout().start(3) + size * np.random.default_rng(4).normal(size=layout().dimension)
+
+
+def text_work(kept_out: bool = False, batch_size: int = 3, epochs: int = 3) -> TextWork:
+    texts, stop = (some_texts()[:4], some_texts()[4:]) if kept_out else (some_texts(), [])
+    settings = TextSettings(epochs, batch_size, learning_rate=0.01)
+    return TextWork(tiny_model(), layout(), texts, stop, settings, max_tokens=160)

@@ -11,24 +11,9 @@ from client.lora_layout import LoraLayout
 from client.personal_lora import as_tensors, installed
 from client.torch_model import as_theta
 from client.training_run import RunPlan, TrainingState, advance, generator_of, new_state
-from client.training_work import TextSettings, TextWork
 from protocol.errors import PenchantError
 from tests.client.framed_help import KINDS, some_texts, tiny_model
-from tests.client.lora_oracle import lora_network
-
-
-def layout() -> LoraLayout:
-    return LoraLayout.of(tiny_model(), KINDS, 2)
-
-
-def some_point(size: float = 0.05) -> np.ndarray:
-    return layout().start(3) + size * np.random.default_rng(4).normal(size=layout().dimension)
-
-
-def text_work(kept_out: bool = False, batch_size: int = 3, epochs: int = 3) -> TextWork:
-    texts, stop = (some_texts()[:4], some_texts()[4:]) if kept_out else (some_texts(), [])
-    settings = TextSettings(epochs, batch_size, learning_rate=0.01)
-    return TextWork(tiny_model(), layout(), texts, stop, settings, max_tokens=160)
+from tests.client.lora_oracle import layout, lora_network, some_point, text_work
 
 
 def test_theta_is_the_factors_one_after_the_other() -> None:

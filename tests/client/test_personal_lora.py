@@ -12,7 +12,6 @@ import pytest
 
 import client.personal_lora
 from client.dp_sgd import PrivateSettings, prepare_examples
-from client.lora_layout import LoraLayout
 from client.personal_lora import (
     PrivateLoraWork,
     as_tensors,
@@ -28,31 +27,17 @@ from client.training_run import (
     open_run,
     run_training,
 )
-from client.training_work import TextSettings, TextWork
+from client.training_work import TextWork
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import describe_model
 from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError
-from tests.client.framed_help import KINDS, some_texts, tiny_gguf, tiny_model
-from tests.client.lora_oracle import loop_gradients
+from tests.client.framed_help import some_texts, tiny_gguf, tiny_model
+from tests.client.lora_oracle import layout, loop_gradients, some_point, text_work
 from tests.tiny_model import HEADS, KV_HEADS
 
 PRIVATE = PrivateSettings(8.0, 1e-3, 3.0, 0.5, 0.5, 0.01)
-
-
-def layout() -> LoraLayout:
-    return LoraLayout.of(tiny_model(), KINDS, 2)
-
-
-def some_point(size: float = 0.05) -> np.ndarray:
-    return layout().start(3) + size * np.random.default_rng(4).normal(size=layout().dimension)
-
-
-def text_work(kept_out: bool = False, batch_size: int = 3, epochs: int = 3) -> TextWork:
-    texts, stop = (some_texts()[:4], some_texts()[4:]) if kept_out else (some_texts(), [])
-    settings = TextSettings(epochs, batch_size, learning_rate=0.01)
-    return TextWork(tiny_model(), layout(), texts, stop, settings, max_tokens=160)
 
 
 def private_work(noise: float = 1.3, labels: str = "abcdef") -> PrivateLoraWork:
