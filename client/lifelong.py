@@ -9,24 +9,21 @@ An increment goes on from the coordinates theta_old (d,) of the adapter that is 
 
 (replay as in Rolnick et al. 2019, arXiv 1811.11682; two horizons as in RecLoRA, arXiv 2408.03533), and it descends
 
-    loss(theta) + (strength / 2) (theta - theta_old)^T F (theta - theta_old)
+    loss(theta) + (strength / 2) |theta - theta_old|^2
 
-with F = I (L2-SP, Li et al. 2018, arXiv 1802.01483) or the diagonal empirical Fisher information of the texts learnt so
-far, added up over the increments (online EWC: Kirkpatrick et al. 2017, arXiv 1612.00796; Schwarz et al. 2018, arXiv
-1805.06370) and scaled to mean 1, so that ``strength`` means the same in both. The columns of U and the rows of V of a
-frame are orthonormal, so ``scale * |theta - theta_old|`` is the distance of the changed weights themselves: there is no
-choice of A and B behind it as in ordinary LoRA.
+(L2-SP, Li et al. 2018, arXiv 1802.01483). The columns of U and the rows of V of a frame are orthonormal, so there
+``scale * |theta - theta_old|`` is the distance of the changed weights themselves; in ordinary LoRA it is that of the
+factors.
 
 What is kept between increments is a ``LifelongRecord`` per version of the adapter, in the encrypted file under
-``LEARNT_PREFIX``: coordinates, Fisher information, and the SHA-256 of each text that was learnt, never a text. Replay
+``LEARNT_PREFIX``: coordinates and the SHA-256 of each text that was learnt, never a text. Replay
 draws from the texts that are on the device now. So a forget takes the record with the adapter, the next training starts
 from nothing with what stays, and nothing that was forgotten can come back through a window.
 
 Under DP-SGD an increment takes new texts only: then each text is in the noise of one increment, and what it loses to
 all of them is what it loses to that one (parallel composition; which text falls into which increment follows from dates
 and is public; a conversation whose texts fall into several loses their sum). theta_old was itself released with noise,
-so F = I costs nothing; the Fisher information would, so it is not used. A private increment never goes on from an
-adapter that was trained without privacy.
+so the anchor costs nothing. A private increment never goes on from an adapter that was trained without privacy.
 """
 
 from __future__ import annotations
@@ -41,29 +38,26 @@ from typing import Final, Generic, TypeVar
 import cbor2
 import numpy as np
 
-from client.dp_sgd import MICRO_BATCH, PrivateExamples, example_gradients
 from client.lora_layout import AdapterSpace
-from client.torch_model import IGNORED, Batch, TorchModel
 from client.training_run import Work, generator_of
 from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
-from protocol.frames import Frame, Vector
+from protocol.frames import Vector
 
 Item = TypeVar("Item")
 
-_VERSION = 2
+_VERSION = 3
 _DRAW_SEED: Final = 5  # of the long window
 
 
 @dataclass(frozen=True)
 class LifelongSettings:
-    """``recent`` and ``replayed``: texts of the two windows; ``strength`` of the anchor, and whether it weighs the
-    coordinates by their Fisher information (``fisher``). `simulations.lifelong_study --tune` compares some."""
+    """``recent`` and ``replayed``: texts of the two windows; ``strength`` of the anchor (0: none).
+    `simulations.lifelong_study --tune` compares some."""
 
     recent: int = 2
     replayed: int = 8
     strength: float = 0.0
-    fisher: bool = False
 
     def __post_init__(self) -> None:
         if self.recent < 0 or self.replayed < 0 or not (math.isfinite(self.strength) and self.strength >= 0):
@@ -73,19 +67,18 @@ class LifelongSettings:
 @dataclass(frozen=True)
 class LifelongRecord:
     """What the next increment must know of an adapter: its coordinates ``theta`` (d,) in the space ``frame_sha256``,
-    the ``increments`` that made it, the names (``name_of``) of the items it ``learnt``, the summed Fisher information
-    (d,) if there is one, and the most ``epsilon`` that one ``unit`` lost (None: trained without privacy)."""
+    the ``increments`` that made it, the names (``name_of``) of the items it ``learnt``, and the most ``epsilon`` that
+    one ``unit`` lost (None: trained without privacy)."""
 
     frame_sha256: str
     theta: Vector
     increments: int
     learnt: frozenset[str]
-    fisher: Vector | None = None
     epsilon: float | None = None
     unit: str = ""
 
     def to_bytes(self) -> bytes:
-        """Canonical CBOR: coordinates in their number format, Fisher information as float32, little-endian."""
+        """Canonical CBOR: coordinates in their number format, little-endian."""
         body = {
             "version": _VERSION,
             "frame": self.frame_sha256,
@@ -93,7 +86,6 @@ class LifelongRecord:
             "theta": self.theta.tobytes(),
             "increments": self.increments,
             "learnt": sorted(self.learnt),
-            "fisher": None if self.fisher is None else self.fisher.astype("<f4").tobytes(),
             "epsilon": self.epsilon,
             "unit": self.unit,
         }
@@ -112,14 +104,10 @@ class LifelongRecord:
             if body["version"] != _VERSION or body["format"] not in ("<f4", "<f8"):
                 raise ValueError
             theta = np.frombuffer(body["theta"], body["format"]).copy()
-            fisher = body["fisher"] and np.frombuffer(body["fisher"], "<f4").astype(np.float64)
-            if fisher is not None and fisher.shape != theta.shape:
-                raise ValueError
             epsilon = None if body["epsilon"] is None else float(body["epsilon"])
             learnt = frozenset(str(name) for name in body["learnt"])
-            return LifelongRecord(
-                str(body["frame"]), theta, int(body["increments"]), learnt, fisher, epsilon, str(body["unit"])
-            )
+            increments, unit = int(body["increments"]), str(body["unit"])
+            return LifelongRecord(str(body["frame"]), theta, increments, learnt, epsilon, unit)
         except (cbor2.CBORDecodeError, ValueError, TypeError, KeyError) as error:
             raise PenchantError("what the adapter learnt so far cannot be read: train anew with --fresh") from error
 
@@ -184,45 +172,27 @@ def long_window(older: Sequence[Item], count: int, number: int) -> list[Item]:
 
 
 class Anchored:
-    """A ``Work`` with the anchor's gradient ``strength F (theta - theta_old)`` added to its own. As pure as the work:
+    """A ``Work`` with the anchor's gradient ``strength (theta - theta_old)`` added to its own. As pure as the work:
     a run that was killed goes on to the same bits. The loss of the texts that are kept out stays as it is."""
 
-    def __init__(self, work: Work, anchor: Vector, weights: Vector) -> None:
-        self._work, self._anchor, self._weights = work, anchor, weights
+    def __init__(self, work: Work, anchor: Vector, strength: float) -> None:
+        self._work, self._anchor, self._strength = work, anchor, strength
         self.steps, self.learning_rate, self.patience = work.steps, work.learning_rate, work.patience
 
     def gradient(self, theta: Vector, seed: int, step: int, rows: int) -> Vector:
         """As ``Work.gradient``."""
-        return self._work.gradient(theta, seed, step, rows) + self._weights * (theta - self._anchor)
+        return self._work.gradient(theta, seed, step, rows) + self._strength * (theta - self._anchor)
 
     def check(self, theta: Vector, step: int) -> float | None:
         """As ``Work.check``."""
         return self._work.check(theta, step)
 
 
-def anchored(work: Work, record: LifelongRecord | None, settings: LifelongSettings, *, private: bool = False) -> Work:
+def anchored(work: Work, record: LifelongRecord | None, settings: LifelongSettings) -> Work:
     """The work of an increment that goes on from ``record`` (None: nothing to hold on to)."""
     if record is None or settings.strength == 0:
         return work
-    weights = np.full(len(record.theta), settings.strength)
-    if settings.fisher and not private:
-        if record.fisher is None:
-            raise PenchantError("there is no Fisher information of the texts learnt so far: anchor without it")
-        weights = weights * record.fisher / max(float(record.fisher.mean()), np.finfo(np.float64).tiny)
-    return Anchored(work, record.theta, weights)
-
-
-def fisher_information(model: TorchModel, frame: Frame, batch: Batch, theta: Vector) -> Vector:
-    """The diagonal of the empirical Fisher information at ``theta`` (d,), summed over the texts of a batch:
-    sum_i g_i^2 with g_i (d,) the gradient of the negative log-likelihood (nats) of all words of text i."""
-    tokens = (batch.targets != IGNORED).sum(1).double().numpy()
-    examples = PrivateExamples(batch, np.arange(len(tokens)))
-    total = np.zeros(frame.dimension)
-    for first in range(0, len(tokens), MICRO_BATCH):
-        index = np.arange(first, min(first + MICRO_BATCH, len(tokens)))
-        gradients = example_gradients(model, frame, examples, index, theta) * tokens[index, None]
-        total += (gradients**2).sum(0)
-    return total
+    return Anchored(work, record.theta, settings.strength)
 
 
 def record_after(
@@ -232,19 +202,16 @@ def record_after(
     frame: AdapterSpace,
     theta: Vector,
     *,
-    fisher: Vector | None = None,
     epsilon: float | None = None,
     unit: str = "",
 ) -> LifelongRecord:
     """The record of the adapter ``theta`` (d,) that increment ``number`` made of the items ``names``, on top of
-    ``record``. ``fisher`` is that of its new items alone, ``epsilon`` what all increments together cost one ``unit``
-    (None: without privacy)."""
+    ``record``. ``epsilon`` is what all increments together cost one ``unit`` (None: without privacy)."""
     learnt = frozenset(names)
     if record is None:
-        return LifelongRecord(frame.digest, theta, number, learnt, fisher, epsilon, unit)
-    both = None if fisher is None or record.fisher is None else record.fisher + fisher
+        return LifelongRecord(frame.digest, theta, number, learnt, epsilon, unit)
     most = None if epsilon is None or record.epsilon is None else max(record.epsilon, epsilon)
-    return LifelongRecord(frame.digest, theta, number, record.learnt | learnt, both, most, unit)
+    return LifelongRecord(frame.digest, theta, number, record.learnt | learnt, most, unit)
 
 
 def keep_record(vault: Vault, adapter_sha256: str, record: LifelongRecord) -> None:

@@ -210,7 +210,7 @@ def plan_run(
     past = digest([start.tobytes(), beside, record.digest if record else ""])
 
     def on_what_stands(work: Work) -> Work:
-        held = anchored(work, record, LIFELONG, private=private)
+        held = anchored(work, record, LIFELONG)
         return Scheduled(TieredWork(trainer.torch_model, stand.beside, held) if stand.beside else held)
 
     def plan_sha256(settings: object) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.device_profile import ALL_KINDS, LORA_RANK, MINIMUM_TEXTS, PRIVATE_RANK
+from client.device_profile import MINIMUM_TEXTS, PRIVATE_RANK
 from client.dp_sgd import PrivateSettings, noise_multiplier_for
 from client.examples import own_messages
 from client.learning_rate import Scheduled
-from client.lora_layout import AdapterSpace, LoraLayout
+from client.lora_layout import AdapterSpace
 from client.objectives.grounded import grounded
 from client.objectives.next_token import next_token
 from client.personal_gate import decide, held_out_texts, split_newest, token_losses
@@ -77,7 +77,7 @@ def split_history(device: Device) -> tuple[Sequence[MemoryItem], Sequence[Memory
 
 def personal_space(shop: Workshop, epsilon: float | None) -> AdapterSpace:
     """Where a device's numbers live: ordinary LoRA, with privacy the workshop's frame."""
-    return LoraLayout.of(shop.torch_model, ALL_KINDS, LORA_RANK) if epsilon is None else shop.frame
+    return shop.lora if epsilon is None else shop.frame
 
 
 def train_person(shop: Workshop, device: Device, recipe: Recipe, *, epsilon: float | None = None) -> Vector:

@@ -167,7 +167,7 @@ class Study:
         with device_of(newest(person, size), self._embedder) as device:
             with_memory = self.shop.texts(person, split, device)
             for epsilon in self.settings.epsilons:
-                adapter = self.shop.adapter(self.theta(number, size, epsilon)[0])
+                adapter = self.shop.adapter(self.theta(number, size, epsilon)[0], self.shop.frame)
                 losses[f"personal epsilon {epsilon:g}@{size}"] = self.shop.loss(plain, adapter)
                 losses[f"rag+personal epsilon {epsilon:g}@{size}"] = self.shop.loss(with_memory, adapter)
         return {"losses": losses}

@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from client.examples import Example, make_example, prepare_input, public_examples
-from client.frame_builder import build_frame, public_text
-from client.torch_model import TorchModel
+from client.examples import Example, make_example
 from edge_runtime.answering.drafting import plain_draft
 from edge_runtime.engine.engine import Engine
-from edge_runtime.models.catalogue import find_model, write_atomically
 from protocol.errors import PenchantError
-from protocol.frames import Frame
 from simulations.datasets import Dated, dated_texts, field_of, person_id, plain_texts, read_records
-from simulations.personal_fleet import FILES, Workshop
+from simulations.personal_fleet import FILES
 
-KINDS: Final = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 CUES: Final = {"blogs": "Continue my post: ", "novels": "Continue the passage: "}
 
 
@@ -63,22 +57,6 @@ class Year:
     taught: tuple[tuple[Example, ...], ...]
     held_out: tuple[tuple[Example, ...], ...]
     future: tuple[Example, ...]
-
-
-@contextmanager
-def open_shop(out: Path, *, layers: int, rank: int) -> Iterator[Workshop]:
-    """The bundled model with a frame of public text for all maps of its top ``layers``. The frame lies in the folder
-    ``out``: a study that goes on does so in the same one."""
-    model = find_model()
-    torch_model = TorchModel.load(model.path, top_layers=layers)
-    path = out / f"frame-{layers}x{len(KINDS)}r{rank}.cbor"
-    if not path.is_file():
-        with Engine.open(model, vocabulary_only=True) as engine:
-            public = prepare_input(public_examples(engine, public_text()))
-        frame = build_frame(torch_model, model.sha256, public, kinds=KINDS, rank=rank)
-        write_atomically(path, frame.to_bytes())
-    with closing(Workshop(model, torch_model, Frame.from_bytes(path.read_bytes()))) as shop:
-        yield shop
 
 
 def load_years(folder: Path, source: str, engine: Engine, split: YearSplit, people: int) -> list[Year]:

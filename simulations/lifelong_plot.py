@@ -17,7 +17,6 @@ ARMS = {
     "naive": ("naive", "#c2560a", "-", "s"),
     "replay": ("replay", "#0b67a8", "-", "o"),
     "anchoring": ("anchoring", "#7a828e", "-", "^"),
-    "both": ("replay + anchoring", "#2b8a3e", "-", "D"),
     "scratch": ("retrained from nothing", "#1c2330", "--", "x"),
 }
 PANELS = {
@@ -40,7 +39,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
             losses = np.array([curves[arm][kind][str(number)][0] for number in numbers])
             base = np.array([curves["none"][kind][str(number)][0] for number in numbers])
             axes.plot(numbers, 100 * (losses / base - 1), line, color=colour, marker=marker, markersize=4, label=label)
-        axes.set(xlabel="increments", xticks=(1, 4, 7, 10))
+        axes.set(xlabel="increments", xticks=(1, 4, 10))
         axes.set_title(title, fontsize=8.5)
         _plain(axes)
     panels[0].set_ylabel("loss against no adapter, %")

@@ -3,13 +3,12 @@
     python -m simulations.lifelong_study --out DIR             the curves; what is done is not done again
     python -m simulations.lifelong_study --out DIR --tune      strengths and windows, on other people
 
-Every arm sees the same texts in the same order (``client.lifelong`` chooses what comes back):
+Every arm is ordinary LoRA and sees the same texts in the same order (``client.lifelong`` chooses what comes back):
 
     none         no adapter
     naive        each increment goes on from the last, on its own texts alone
-    replay       with both windows
-    anchoring    with the anchor
-    both         windows and anchor
+    replay       with both windows: what `penchant train` does
+    anchoring    with the anchor instead
     scratch      from nothing on everything so far: what there is to reach, and what it costs
 
 After increment k: loss of the texts that the first increment taught (``taught``: recall), of words held out next to
@@ -21,7 +20,8 @@ llama.cpp on the file that serves. Cost: texts that gave a gradient, each time t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -31,23 +31,20 @@ import torch
 import typer
 
 from client.examples import prepare_input
-from client.lifelong import (
-    LifelongRecord,
-    LifelongSettings,
-    anchored,
-    fisher_information,
-    next_increment,
-    record_after,
-)
+from client.learning_rate import Scheduled
+from client.lifelong import LifelongRecord, LifelongSettings, anchored, next_increment, record_after
 from client.local_training import evaluate_coordinates
+from client.lora_layout import AdapterSpace
 from client.output_words import draw_of
+from client.personal_plan import BATCH_SIZE, EPOCHS, LORA_LEARNING_RATE
 from client.torch_model import Batch, TorchModel, as_theta
 from client.training_run import generator_of
 from edge_runtime.commands.support import one_line_errors
+from edge_runtime.models.catalogue import find_model, read_model_shape
 from protocol.errors import PenchantError
-from protocol.frames import Frame, Vector
+from protocol.frames import Vector
 from simulations.datasets import data_folder
-from simulations.lifelong_people import Year, YearSplit, load_years, open_shop
+from simulations.lifelong_people import Year, YearSplit, load_years
 from simulations.lifelong_plot import draw
 from simulations.personal_fleet import Workshop, run_work
 from simulations.statistics import mean_interval
@@ -62,29 +59,28 @@ MAX_TOKENS: Final = 128
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every increment is trained: passes of Adam over its texts, in batches."""
+    """How every increment is trained: passes of Adam over its texts, in batches; as `penchant train` does with so few
+    new texts that none are kept out to stop by."""
 
-    epochs: int = 2
-    batch_size: int = 3
-    learning_rate: float = 0.01
+    epochs: int = EPOCHS
+    batch_size: int = BATCH_SIZE
+    learning_rate: float = LORA_LEARNING_RATE
 
 
 DEFAULTS: Final = LifelongSettings()
 NOTHING: Final = LifelongSettings(recent=0, replayed=0, strength=0.0)
 ARMS: Final = {
     "naive": NOTHING,
-    "replay": replace(DEFAULTS, strength=0.0),
-    "anchoring": replace(DEFAULTS, recent=0, replayed=0),
-    "both": DEFAULTS,
+    "replay": DEFAULTS,
+    "anchoring": replace(NOTHING, strength=0.1),
 }
-# What ``--tune`` compares: windows of two sizes, anchors of two strengths, and one by Fisher information.
+# What ``--tune`` compares: windows of two sizes, anchors of two strengths.
 CANDIDATES: Final = {
     "naive": NOTHING,
     "windows 2+2": LifelongSettings(recent=2, replayed=2, strength=0.0),
     "windows 2+8": LifelongSettings(recent=2, replayed=8, strength=0.0),
+    "anchor 0.01": replace(NOTHING, strength=0.01),
     "anchor 0.1": replace(NOTHING, strength=0.1),
-    "anchor 1": replace(NOTHING, strength=1.0),
-    "fisher 0.3": replace(NOTHING, strength=0.3, fisher=True),
 }
 
 
@@ -93,8 +89,10 @@ class RowsWork:
 
     patience = 1
 
-    def __init__(self, model: TorchModel, frame: Frame, batch: Batch, rows: Sequence[int], recipe: Recipe) -> None:
-        self._model, self._frame, self._batch, self._rows = model, frame, batch, np.array(rows)
+    def __init__(
+        self, model: TorchModel, space: AdapterSpace, batch: Batch, rows: Sequence[int], recipe: Recipe
+    ) -> None:
+        self._model, self._space, self._batch, self._rows = model, space, batch, np.array(rows)
         self._size, self._per_pass = recipe.batch_size, -(-len(rows) // recipe.batch_size)
         self.steps, self.learning_rate = recipe.epochs * self._per_pass, recipe.learning_rate
 
@@ -103,15 +101,16 @@ class RowsWork:
         passed, number = divmod(step, self._per_pass)
         order = self._rows[generator_of(seed, passed).permutation(len(self._rows))]
         point = as_theta(theta).requires_grad_(True)
-        self._model.set_frame(self._frame)
-        self._model.set_coordinates(self._frame, point)
+        self._model.set_frame(self._space)
+        self._model.set_coordinates(self._space, point)
         chosen = self._batch.rows(torch.from_numpy(np.array_split(order, self._per_pass)[number]))
         losses, tokens = self._model.losses(chosen, draw=draw_of(theta))
         (losses.sum() / tokens.sum()).backward()  # type: ignore[no-untyped-call]
         self._model.set_frame(None)
         if point.grad is None:
-            raise PenchantError("the loss does not depend on the adapter; the frame does not fit this model")
-        return point.grad[0].double().numpy()
+            raise PenchantError("the loss does not depend on the adapter; it does not fit this model")
+        gradient: Vector = point.grad[0].numpy()
+        return gradient
 
     def check(self, theta: Vector, step: int) -> float | None:
         """As ``Work.check``: never."""
@@ -122,7 +121,8 @@ class Course:
     """The trainings of one person: row n of ``batch`` is the n-th text that is taught."""
 
     def __init__(self, shop: Workshop, year: Year, split: YearSplit, recipe: Recipe) -> None:
-        self._model, self.frame, self._split, self._recipe = shop.torch_model, shop.frame, split, recipe
+        self._model, self._space, self._split, self._recipe = shop.torch_model, shop.lora, split, recipe
+        self.start = shop.lora.start(0)
         taught = prepare_input([text for part in year.taught for text in part])
         self._batch = self._model.prepare(taught, max_tokens=MAX_TOKENS)
         self._first = self._train(range(split.size), None, NOTHING, seed=0)  # the same for every arm
@@ -130,11 +130,11 @@ class Course:
     def _train(
         self, rows: Sequence[int], record: LifelongRecord | None, settings: LifelongSettings, *, seed: int
     ) -> Vector:
-        work = anchored(RowsWork(self._model, self.frame, self._batch, rows, self._recipe), record, settings)
-        return run_work(work, np.zeros(self.frame.dimension) if record is None else record.theta, seed=seed)
+        work = anchored(RowsWork(self._model, self._space, self._batch, rows, self._recipe), record, settings)
+        return run_work(Scheduled(work), self.start if record is None else record.theta, seed=seed)
 
-    def increments(self, settings: LifelongSettings) -> dict[int, tuple[Vector, int]]:
-        """{increment: (coordinates after it, texts differentiated so far)}."""
+    def increments(self, settings: LifelongSettings, measured: Collection[int]) -> dict[int, tuple[Vector, int]]:
+        """{increment: (the adapter's numbers after it, texts differentiated so far)} of those that are measured."""
         record: LifelongRecord | None = None
         made: dict[int, tuple[Vector, int]] = {}
         cost = 0
@@ -143,14 +143,10 @@ class Course:
             increment = next_increment(taught, str, record, settings)
             again = record is not None
             theta = self._train(increment.items, record, settings, seed=number - 1) if again else self._first
-            fisher = None
-            if settings.fisher:
-                new = self._batch.rows(torch.tensor(increment.new))
-                fisher = fisher_information(self._model, self.frame, new, theta)
-                cost += len(increment.new)
-            record = record_after(record, number, increment.names, self.frame, theta, fisher=fisher)
+            record = record_after(record, number, increment.names, self._space, theta)
             cost += self._recipe.epochs * len(increment.items)
-            made[number] = theta, cost
+            if number in measured:
+                made[number] = theta, cost
         return made
 
     def scratch(self, measured: Sequence[int]) -> dict[int, tuple[Vector, int]]:
@@ -166,8 +162,8 @@ class Course:
 def study_year(
     shop: Workshop, year: Year, split: YearSplit, recipe: Recipe, arms: Mapping[str, LifelongSettings]
 ) -> tuple[dict[str, Any], dict[str, Vector]]:
-    """One person: ({arm: {increment: {"taught", "first", "current", "future", "cost"}}}, {arm: last coordinates})."""
-    model, frame = shop.torch_model, shop.frame
+    """One person: ({arm: {increment: {"taught", "first", "current", "future", "cost"}}}, {arm: its last numbers})."""
+    model, space = shop.torch_model, shop.lora
     course = Course(shop, year, split, recipe)
     judged = {"taught": year.taught[0], "first": year.held_out[0], "future": year.future}
     batches = {kind: model.prepare(prepare_input(texts), max_tokens=MAX_TOKENS) for kind, texts in judged.items()}
@@ -180,11 +176,10 @@ def study_year(
         wanted = batches | {"current": current[number]}
         if number not in (measured[0], measured[-1]):
             wanted.pop("future")
-        return {kind: evaluate_coordinates(model, frame, batch, theta) for kind, batch in wanted.items()}
+        return {kind: evaluate_coordinates(model, space, batch, theta) for kind, batch in wanted.items()}
 
-    zero = np.zeros(frame.dimension)
-    made = {"none": {number: (zero, 0) for number in measured}}
-    made |= {arm: course.increments(settings) for arm, settings in arms.items()}
+    made = {"none": {number: (course.start, 0) for number in measured}}
+    made |= {arm: course.increments(settings, measured) for arm, settings in arms.items()}
     made["scratch"] = course.scratch([number for number in SCRATCH_MEASURED if number <= split.increments])
     known: dict[tuple[bytes, int], dict[str, float]] = {}
     rows: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in made}
@@ -252,7 +247,7 @@ def gguf_losses(shop: Workshop, year: Year, ends: Mapping[str, Vector]) -> dict[
     texts = {"taught": year.taught[0], "first": year.held_out[0], "future": year.future}
     rows: dict[str, dict[str, float]] = {}
     for arm, theta in ends.items():
-        adapter = shop.adapter(theta) if theta.any() else None
+        adapter = None if arm == "none" else shop.adapter(theta, shop.lora)
         rows[arm] = {kind: shop.loss(examples, adapter) for kind, examples in texts.items()}
     return rows
 
@@ -263,8 +258,6 @@ def main(
     people: Annotated[int, typer.Option(min=1, help="How many of each source are reported.")] = 4,
     tuning: Annotated[int, typer.Option(min=1, help="How many more of each source settings are chosen on.")] = 2,
     gguf: Annotated[int, typer.Option(min=0, help="How many of each source llama.cpp scores too.")] = 2,
-    layers: Annotated[int, typer.Option(min=1, help="Adapted layers, from the top.")] = 4,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the frame, all seven maps of a layer.")] = 16,
     tune: Annotated[bool, typer.Option("--tune", help="Choose settings, on the people after those reported.")] = False,
 ) -> None:
     """Train people's adapters in ten increments, with and without replay and anchoring, and measure what stays."""
@@ -272,7 +265,9 @@ def main(
     path = out / ("lifelong_tuning.json" if tune else "lifelong.json")
     done: dict[str, Any] = json.loads(path.read_text("utf-8"))["people"] if path.is_file() else {}
     split = TUNED if tune else REPORTED
-    with open_shop(out, layers=layers, rank=rank) as shop:
+    model = find_model()
+    torch_model = TorchModel.load(model.path, top_layers=read_model_shape(model.path).layers)
+    with closing(Workshop(model, torch_model)) as shop:
         years = [load_years(data_folder(), source, shop.engine, split, people + tuning) for source in SOURCES]
         for place in range(people, people + tuning) if tune else range(people):
             for year in (source[place] for source in years):

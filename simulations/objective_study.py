@@ -9,9 +9,10 @@
 | `preference` | ukpconvarg, village | preferred texts with DPO beside, DPO alone | held-out pairs, preferred texts |
 | `questions` | locomo | questions about what was said, alone and beside | facts, without and with retrieval |
 
-Everything is scored by llama.cpp on the quantised file. One row per person and arm is written as it comes, and what is
-there already is not computed again. Learning rates and weights are chosen on the ``tuning`` group, whose people are in
-no table; ``--group judged`` makes the tables.
+Every arm is ordinary LoRA, trained as `penchant train` does without privacy (but for stopping early) and scored by
+llama.cpp on the quantised file. One row per person and arm is written as it comes, and what is there already is not
+computed again. Weights are chosen on the ``tuning`` group, whose people are in no table; ``--group judged`` makes the
+tables.
 """
 
 from __future__ import annotations
@@ -25,21 +26,20 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from client.examples import own_messages, prepare_input, public_examples
-from client.frame_builder import build_frame, public_text
+from client.examples import own_messages
+from client.learning_rate import Scheduled
 from client.objectives.grounded import grounded
 from client.objectives.influence import base_log_probabilities, influence
 from client.objectives.next_token import next_token
 from client.objectives.objective import Objective
 from client.objectives.unlabelled import unlabelled
+from client.personal_plan import BATCH_SIZE, LORA_LEARNING_RATE
 from client.torch_model import TorchModel
 from client.training_work import ObjectivesWork, TextSettings
 from edge_runtime.commands.support import one_line_errors
 from edge_runtime.device import Device, SharedEmbedder
-from edge_runtime.engine.engine import Engine
-from edge_runtime.models.catalogue import ModelFile, find_model, write_atomically
+from edge_runtime.models.catalogue import find_model, read_model_shape, write_atomically
 from protocol.errors import PenchantError
-from protocol.frames import Frame
 from simulations.datasets import data_folder
 from simulations.objective_choices import choice_people, judge_pairs
 from simulations.objective_recall import fact_people, judge_facts
@@ -48,7 +48,6 @@ from simulations.personal_fleet import HistorySplit, Workshop, device_of, load_g
 from simulations.statistics import mean_interval
 from simulations.study_command import as_command
 
-ALL_KINDS: Final = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 SOURCES: Final = {
     "writing": ("novels", "blogs"),
     "labels": ("blogs",),
@@ -64,9 +63,9 @@ Arms = dict[str, list[Objective]]
 class Setting:
     """How every arm trains: the same passes over its own material."""
 
-    epochs: int = 3
-    batch_size: int = 4
-    learning_rate: float = 0.03
+    epochs: int = 2
+    batch_size: int = BATCH_SIZE
+    learning_rate: float = LORA_LEARNING_RATE
     weight: float = 1.0  # of the objective that an arm adds to next-token training
 
 
@@ -80,16 +79,17 @@ class Subject:
 
 
 class Study:
-    """One model with a frame, and the settings of all arms."""
+    """One model, and the settings of all arms."""
 
     def __init__(self, shop: Workshop, setting: Setting) -> None:
         self.shop, self.setting = shop, setting
+        self.start = shop.lora.start(0)
 
     def adapter(self, objectives: Sequence[Objective]) -> bytes:
         """The adapter that a person gets from these objectives."""
         settings = TextSettings(self.setting.epochs, self.setting.batch_size, self.setting.learning_rate)
-        work = ObjectivesWork(self.shop.torch_model, self.shop.frame, objectives, None, settings)
-        return self.shop.adapter(run_work(work, np.zeros(self.shop.frame.dimension)))
+        work = ObjectivesWork(self.shop.torch_model, self.shop.lora, objectives, None, settings, start=self.start)
+        return self.shop.adapter(run_work(Scheduled(work), self.start), self.shop.lora)
 
     def rows(self, subject: Subject, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The losses of the model alone and of each wanted arm."""
@@ -182,17 +182,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return tables
 
 
-def open_workshop(path: Path, model: ModelFile, top_layers: int, rank: int) -> Workshop:
-    """The model with the frame in ``path``, built there from public text if it is not yet."""
-    torch_model = TorchModel.load(model.path, top_layers=top_layers)
-    if not path.is_file():
-        with Engine.open(model, context_tokens=512, threads=1) as engine:
-            public = prepare_input(public_examples(engine, public_text()))
-        built = build_frame(torch_model, model.sha256, public, kinds=ALL_KINDS, rank=rank)
-        write_atomically(path, built.to_bytes())
-    return Workshop(model, torch_model, Frame.from_bytes(path.read_bytes()))
-
-
 @one_line_errors
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the rows and the summary.")],
@@ -204,9 +193,6 @@ def main(
     epochs: Annotated[int, typer.Option(help="Passes.")] = Setting.epochs,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = Setting.learning_rate,
     weight: Annotated[float, typer.Option(help="Weight of what an arm adds.")] = Setting.weight,
-    frame: Annotated[Path | None, typer.Option(help="A frame's file; built from public text otherwise.")] = None,
-    top_layers: Annotated[int, typer.Option(help="Adapted layers.")] = 8,
-    rank: Annotated[int, typer.Option(help="Rank of a frame that is built.")] = 8,
     seed: Annotated[int, typer.Option(help="Draws the people.")] = 0,
 ) -> None:
     """Train and judge every arm of every person, and summarise."""
@@ -214,10 +200,10 @@ def main(
         raise PenchantError(f"there is no experiment {min(unknown)!r}: take some of {', '.join(SOURCES)}")
     out.mkdir(parents=True, exist_ok=True)
     model, setting = find_model(), Setting(epochs=epochs, learning_rate=rate, weight=weight)
-    shop = open_workshop(frame or out / "frame", model, top_layers, rank)
+    shop = Workshop(model, TorchModel.load(model.path, top_layers=read_model_shape(model.path).layers))
     study, kept = Study(shop, setting), out / f"rows-{group}.jsonl"
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
-    run = {"group": group, "seed": seed, "frame": shop.frame.digest[:12], **asdict(setting)}
+    run = {"group": group, "seed": seed, "space": shop.lora.digest[:12], **asdict(setting)}
     origins = [(name, one) for name in experiment or SOURCES for one in SOURCES[name] if not source or one == source]
     waiting = {key: subjects(study, *key, group, people, seed) for key in origins}
     while waiting:  # one person of each in turn, so that every experiment has people when it is stopped

@@ -22,8 +22,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from client.device_profile import ALL_KINDS, LORA_RANK
 from client.examples import Example
-from client.lora_layout import AdapterSpace
+from client.lora_layout import AdapterSpace, LoraLayout
 from client.personal_gate import SCORING_CONTEXT, token_losses
 from client.torch_model import TorchModel
 from client.training_run import RunPlan, Work, advance, is_finished, new_state, result_of
@@ -147,23 +148,32 @@ def device_of(history: Sequence[Message], embedder: TextEmbedder) -> Iterator[De
 
 
 class Workshop:
-    """One model, open in torch and in llama.cpp, with the frame in which people train. One thread each."""
+    """One model, open in torch and in llama.cpp. One thread each. People train in ``lora``, the product's space without
+    privacy, or in ``frame``."""
 
-    def __init__(self, model: ModelFile, torch_model: TorchModel, frame: Frame) -> None:
-        if frame.base_sha256 != model.sha256:
+    def __init__(self, model: ModelFile, torch_model: TorchModel, frame: Frame | None = None) -> None:
+        if frame is not None and frame.base_sha256 != model.sha256:
             raise PenchantError(f"the frame was made for another model file than {model.name}")
         torch.set_num_threads(1)
-        self.model, self.torch_model, self.frame = model, torch_model, frame
+        self.model, self.torch_model, self._frame = model, torch_model, frame
+        self.lora = LoraLayout.of(torch_model, ALL_KINDS, LORA_RANK)
         self.shape = read_model_shape(model.path)
         self.engine = Engine.open(model, context_tokens=SCORING_CONTEXT, threads=1)
+
+    @property
+    def frame(self) -> Frame:
+        """The frame. Raises PenchantError if the workshop was opened without one."""
+        if self._frame is None:
+            raise PenchantError("this workshop has no frame")
+        return self._frame
 
     def close(self) -> None:
         """Free llama.cpp's part."""
         self.engine.close()
 
-    def adapter(self, theta: Vector, space: AdapterSpace | None = None) -> bytes:
-        """The GGUF of coordinates in the workshop's frame, or of numbers in another space of the same model."""
-        return adapter_bytes(space or self.frame, theta, self.model, self.shape, round=0, epsilon=None)
+    def adapter(self, theta: Vector, space: AdapterSpace) -> bytes:
+        """The GGUF of numbers (d,) in a space of this model."""
+        return adapter_bytes(space, theta, self.model, self.shape, round=0, epsilon=None)
 
     def texts(self, person: Person, split: HistorySplit, memory_of: Device | None) -> list[Example]:
         """The person's held-out texts behind the prompt of drafting, with what a memory recalls for each request."""

@@ -21,6 +21,7 @@ import json
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -28,13 +29,14 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
+from client.personal_training import own_frame
 from client.temporary_adapter import TemporarySettings, chunks_of, temporary_adapter
-from client.training import Trainer
+from client.training import Trainer, open_trainer, serving_model
 from edge_runtime.commands.support import one_line_errors
 from edge_runtime.engine.embedder import Embedder
+from edge_runtime.models.catalogue import read_model_shape
 from protocol.errors import PenchantError
 from simulations.datasets import data_folder, person_id, plain_texts, read_records
-from simulations.lifelong_people import open_shop
 from simulations.personal_fleet import FILES, Workshop
 from simulations.statistics import mean_interval
 from simulations.study_command import as_command
@@ -148,8 +150,6 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for temporary.json, new or not.")],
     documents: Annotated[int, typer.Option(min=2, max=40)] = 8,
     tokens: Annotated[int, typer.Option(min=512, help="Tokens of each document.")] = 1536,
-    layers: Annotated[int, typer.Option(min=1, help="Adapted layers, from the top.")] = 4,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the frame, all seven maps of a layer.")] = 16,
     tune: Annotated[bool, typer.Option("--tune", help="Choose the learning rate on two other novels.")] = False,
 ) -> None:
     """Read the ends of novels with and without a temporary adapter."""
@@ -157,7 +157,9 @@ def main(
     path = out / ("temporary_tuning.json" if tune else "temporary.json")
     done: dict[str, Any] = json.loads(path.read_text("utf-8"))["documents"] if path.is_file() else {}
     embedder = None if tune else Embedder.open()
-    with open_shop(out, layers=layers, rank=rank) as shop:
+    trainer = open_trainer(read_model_shape(serving_model().path).layers)
+    frame = own_frame(trainer, lambda fraction: typer.echo(f"frame {fraction:.0%}", err=True))
+    with closing(Workshop(trainer.model, trainer.torch_model, frame)) as shop:
         skip, count = (0, 2) if tune else (2, documents)
         for document in load_documents(data_folder(), shop, count=count, skip=skip, tokens=tokens):
             for rate in RATES if tune else (TemporarySettings().learning_rate,):

@@ -15,7 +15,6 @@ from client.lifelong import (
     LifelongRecord,
     LifelongSettings,
     anchored,
-    fisher_information,
     keep_record,
     long_window,
     name_of,
@@ -23,7 +22,6 @@ from client.lifelong import (
     record_after,
     record_of,
 )
-from client.torch_model import as_theta
 from client.training_run import (
     RunPlan,
     TrainingPaused,
@@ -106,15 +104,11 @@ def test_names_tell_texts_apart() -> None:
     assert name_of("a", "b") != name_of("ab") != name_of("a") == name_of("a")
 
 
-@pytest.mark.parametrize("fisher", [False, True])
-def test_the_anchor_adds_the_gradient_of_its_penalty(fisher: bool) -> None:
-    work, theta = text_work(), some_theta(2)
-    curvature = np.random.default_rng(0).random(len(theta))
-    old = record([], fisher=curvature if fisher else None)
-    held = anchored(work, old, replace(SETTINGS, fisher=fisher))
+def test_the_anchor_adds_the_gradient_of_its_penalty() -> None:
+    work, theta, old = text_work(), some_theta(2), record([])
+    held = anchored(work, old, SETTINGS)
     point = torch.from_numpy(theta).requires_grad_(True)
-    weight = torch.from_numpy(curvature / curvature.mean() if fisher else np.ones(len(theta)))
-    penalty = 0.25 * (weight * (point - torch.from_numpy(old.theta)) ** 2).sum()
+    penalty = 0.25 * ((point - torch.from_numpy(old.theta)) ** 2).sum()
     (expected,) = torch.autograd.grad(penalty, point)
     assert np.allclose(held.gradient(theta, 3, 1, 9) - work.gradient(theta, 3, 1, 9), expected.numpy())
     assert np.array_equal(held.gradient(old.theta, 3, 1, 9), work.gradient(old.theta, 3, 1, 9))
@@ -124,10 +118,7 @@ def test_the_anchor_adds_the_gradient_of_its_penalty(fisher: bool) -> None:
 def test_without_a_past_or_strength_the_work_is_as_it_was() -> None:
     work = text_work()
     assert anchored(work, None, SETTINGS) is work and anchored(work, record([]), replace(SETTINGS, strength=0)) is work
-    private = anchored(work, record([], fisher=np.zeros(tiny_frame().dimension)), SETTINGS, private=True)
-    assert isinstance(private, Anchored) and private.gradient(some_theta(2), 0, 0, 9).any()
-    with pytest.raises(PenchantError, match="Fisher"):
-        anchored(work, record([]), replace(SETTINGS, fisher=True))
+    assert isinstance(anchored(work, record([]), SETTINGS), Anchored)
 
 
 def test_a_stronger_anchor_ends_nearer_to_the_old_adapter() -> None:
@@ -168,35 +159,13 @@ def test_a_killed_increment_goes_on_to_the_same_bits(vault: Vault) -> None:
     assert finished(None).tobytes() == whole.tobytes() != old.theta.tobytes()
 
 
-def test_fisher_information_is_the_sum_of_squared_gradients_of_texts() -> None:
-    model, frame, theta = tiny_model(), tiny_frame(), some_theta(4)
-    expected = np.zeros(frame.dimension)
-    for row in range(len(some_texts())):
-        batch = model.prepare(some_texts()).rows(torch.tensor([row]))
-        model.set_frame(frame)
-        point = as_theta(theta).requires_grad_(True)
-        model.set_coordinates(frame, point)
-        model.losses(batch)[0].sum().backward()  # type: ignore[no-untyped-call]
-        model.set_frame(None)
-        assert point.grad is not None
-        expected += point.grad[0].double().numpy() ** 2
-    found = fisher_information(model, frame, model.prepare(some_texts()), theta)
-    assert np.allclose(found, expected, rtol=1e-4, atol=1e-8) and found.max() > 0
-
-
 def test_a_record_adds_up_what_was_learnt_and_survives_its_file() -> None:
     frame, first = tiny_frame(), record_after(None, 1, {"a", "b"}, tiny_frame(), some_theta(1), epsilon=2.0)
-    curvature = np.abs(some_theta(5)).astype(np.float32).astype(np.float64)
-    second = record_after(first, 2, {"b", "c"}, frame, some_theta(2), fisher=curvature, epsilon=3.0, unit="text")
+    second = record_after(first, 2, {"b", "c"}, frame, some_theta(2), epsilon=3.0, unit="text")
     assert (second.learnt, second.increments, second.epsilon, second.unit) == (frozenset("abc"), 2, 3.0, "text")
-    assert second.fisher is None  # the first has none: half a sum would anchor the wrong coordinates
     assert record_after(second, 3, {"d"}, frame, some_theta(2)).epsilon is None
-    whole = replace(second, fisher=curvature)
-    third = record_after(whole, 3, {"d"}, frame, some_theta(3), fisher=curvature)
-    assert third.fisher is not None and np.array_equal(third.fisher, 2 * curvature)
-    again = LifelongRecord.from_bytes(whole.to_bytes())
-    assert again.digest == whole.digest and again.unit == "text" and again.theta.tobytes() == whole.theta.tobytes()
-    assert again.fisher is not None and np.array_equal(again.fisher, curvature)
+    again = LifelongRecord.from_bytes(second.to_bytes())
+    assert again.digest == second.digest and again.unit == "text" and again.theta.tobytes() == second.theta.tobytes()
     with pytest.raises(PenchantError, match="--fresh"):
         LifelongRecord.from_bytes(b"\x00")
 

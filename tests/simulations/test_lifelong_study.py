@@ -24,7 +24,7 @@ from simulations import lifelong_study as study
 from simulations.lifelong_people import Year, YearSplit, load_years, year_of
 from simulations.lifelong_plot import draw
 from simulations.personal_fleet import Workshop
-from tests.client.framed_help import TOP_LAYERS, some_theta, tiny_frame, tiny_gguf
+from tests.client.framed_help import TOP_LAYERS, tiny_gguf
 
 SPLIT = YearSplit(increments=3, size=2, future=2, cue_words=2, reply_words=4, days=5)
 
@@ -33,7 +33,7 @@ SPLIT = YearSplit(increments=3, size=2, future=2, cue_words=2, reply_words=4, da
 def shop() -> Iterator[Workshop]:
     model = describe_model(tiny_gguf())
     torch_model = TorchModel.load(model.path, top_layers=TOP_LAYERS, dtype=torch.float32)
-    with closing(Workshop(model, torch_model, replace(tiny_frame(), base_sha256=model.sha256))) as opened:
+    with closing(Workshop(model, torch_model)) as opened:
         yield opened
 
 
@@ -112,15 +112,18 @@ def test_the_steps_are_those_of_the_products_work(shop: Workshop) -> None:
     examples = year_of_noise(shop, SPLIT).taught[0] * 2
     texts = prepare_input(examples)
     ours = study.RowsWork(
-        shop.torch_model, shop.frame, shop.torch_model.prepare(texts), range(4), study.Recipe(2, 2, 0.1)
+        shop.torch_model, shop.lora, shop.torch_model.prepare(texts), range(4), study.Recipe(2, 2, 0.1)
     )
     theirs = TextWork(
-        shop.torch_model, shop.frame, texts, [], TextSettings(2, batch_size=2, learning_rate=0.1), max_tokens=160
+        shop.torch_model, shop.lora, texts, [], TextSettings(2, batch_size=2, learning_rate=0.1), max_tokens=160
     )
-    assert (ours.steps, ours.learning_rate, ours.check(some_theta(), 2)) == (theirs.steps, 0.1, None)
+    theta = shop.lora.start(1) + np.float32(0.01) * np.random.default_rng(2).normal(size=shop.lora.dimension).astype(
+        np.float32
+    )
+    assert (ours.steps, ours.learning_rate, ours.check(theta, 2)) == (theirs.steps, 0.1, None)
     for step in range(ours.steps):
-        expected = theirs.gradient(some_theta(), 7, step, 9)
-        assert np.allclose(ours.gradient(some_theta(), 7, step, 9), expected, rtol=1e-4, atol=1e-6)
+        expected = theirs.gradient(theta, 7, step, 9)
+        assert np.allclose(ours.gradient(theta, 7, step, 9), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_arms_share_the_first_increment_and_cost_what_they_differentiate(shop: Workshop, short: None) -> None:
@@ -129,17 +132,16 @@ def test_arms_share_the_first_increment_and_cost_what_they_differentiate(shop: W
         "naive": study.NOTHING,
         "replay": LifelongSettings(recent=1, replayed=1, strength=0.0),
         "anchoring": replace(study.NOTHING, strength=5.0),
-        "fisher": replace(study.NOTHING, strength=5.0, fisher=True),
     }
     rows, ends = study.study_year(shop, year, SPLIT, recipe, arms)
     for kind in ("taught", "first", "current", "future"):
         assert len({rows[arm]["1"][kind] for arm in (*arms, "scratch")}) == 1
     assert rows["none"]["1"]["taught"] == rows["none"]["3"]["taught"] > rows["naive"]["1"]["taught"]
-    taught = [2 * 2 * 3, 2 * (2 + 4 + 4), 2 * 2 * 3, 2 * 2 * 3 + 3 * 2, 2 * (2 + 4 + 6)]
+    taught = [2 * 2 * 3, 2 * (2 + 4 + 4), 2 * 2 * 3, 2 * (2 + 4 + 6)]
     assert [rows[arm]["3"]["cost"] for arm in (*arms, "scratch")] == taught
     moved = {arm: float(np.linalg.norm(ends[arm] - ends["naive"])) for arm in arms}
-    assert moved["naive"] == 0 < min(moved["replay"], moved["anchoring"], moved["fisher"])
-    assert not ends["none"].any() and "2" not in rows["scratch"]
+    assert moved["naive"] == 0 < min(moved["replay"], moved["anchoring"])
+    assert np.array_equal(ends["none"], shop.lora.start(0)) and "2" not in rows["scratch"]
     scored = study.gguf_losses(shop, year, ends)
     assert scored["naive"]["taught"] == pytest.approx(rows["naive"]["3"]["taught"], rel=1e-3)
 
@@ -160,14 +162,14 @@ def test_the_summary_pairs_people_and_the_picture_is_drawn(tmp_path: Path, short
     assert found["lost"]["naive"]["taught"][0] == pytest.approx(1.0)
     assert found["lost"]["naive"]["taught"][1] < 0 < found["lost"]["naive"]["taught"][2] - 1
     assert found["against_scratch"]["naive"]["first"] == pytest.approx((2.0, -4.353, 8.353), abs=1e-2)
-    assert found["against_naive"]["both"]["current"][0] == pytest.approx(-1.0)
+    assert found["against_naive"]["replay"]["current"][0] == pytest.approx(-1.0)
     assert (found["people"], found["cost"]["naive"]) == (2, 12.0)
     assert found["gguf"]["against_scratch"]["naive"]["taught"] == pytest.approx((1.0, 1.0, 1.0))
     draw(found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_arms_are_the_products_defaults_with_a_part_left_out() -> None:
-    increment = next_increment(range(50), str, None, study.ARMS["both"])
-    assert increment.items == tuple(range(50)) and study.ARMS["both"] == LifelongSettings()
-    assert study.ARMS["replay"].strength == 0 == study.ARMS["anchoring"].recent + study.ARMS["anchoring"].replayed
+def test_replay_is_the_products_default() -> None:
+    increment = next_increment(range(50), str, None, study.ARMS["replay"])
+    assert increment.items == tuple(range(50)) and study.ARMS["replay"] == LifelongSettings()
+    assert study.ARMS["anchoring"].recent == study.ARMS["anchoring"].replayed == 0 < study.ARMS["anchoring"].strength

@@ -136,7 +136,7 @@ def test_training_is_that_of_the_product_and_shows_on_the_served_file(shop: Work
         state = run_training(state, work, device.vault, on_progress=lambda f: None, wants_pause=lambda: None)
         assert np.array_equal(theta, result_of(state))
         held_out = shop.texts(ann, split, None)
-        adapter = shop.adapter(theta)
+        adapter = shop.adapter(theta, shop.frame)
         assert shop.loss(held_out, adapter) < shop.loss(held_out, None) - 0.05
         with_memory = shop.texts(ann, split, device)
     plain = [shop.engine.detokenise(text.tokens[: text.prompt_length]) for text in held_out]
