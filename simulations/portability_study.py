@@ -5,8 +5,9 @@
 
 Each person trains an adapter on the old base with three quarters of their training messages; the newest quarter is the
 gate's. It then goes to the evolved base by `client.portability` (as it is, retrained a little, or dropped), and the
-same person trains from nothing there, in a frame of the new base. All are judged on the person's test messages, which
-neither training nor gate saw, on the files that serve (llama.cpp). Losses are nats per token, means over texts.
+same person trains from nothing there. Adapters are ordinary LoRA, trained as `penchant train` does but for stopping
+early. All are judged on the person's test messages, which neither training nor gate saw, on the files that serve
+(llama.cpp). Losses are nats per token, means over texts.
 """
 
 from __future__ import annotations
@@ -22,64 +23,54 @@ import numpy as np
 import torch
 import typer
 
-from client.device_profile import MAX_TOKENS
-from client.examples import Example, make_example, prepare_input, public_examples
-from client.frame_builder import build_frame, public_text
-from client.local_training import LocalSettings, train_coordinates
+from client.device_profile import ALL_KINDS, LORA_RANK, MAX_TOKENS
+from client.examples import Example, make_example, prepare_input
+from client.learning_rate import Scheduled
+from client.lora_layout import LoraLayout
 from client.personal_gate import SCORING_CONTEXT, split_newest, token_losses
+from client.personal_plan import BATCH_SIZE, LORA_LEARNING_RATE
 from client.portability import TOLERANCE, Losses, move_adapter
 from client.torch_model import TorchModel
 from client.training_ledger import TrainingLedger
+from client.training_work import TextSettings, TextWork
 from client.warm_start import rebased, warm_retrained
-from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
 from edge_runtime.answering.drafting import plain_draft
 from edge_runtime.commands.support import one_line_errors
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import ModelFile, describe_model, find_model, read_model_shape
-from protocol.frames import Frame
+from simulations.arms import adapter_bytes
 from simulations.people import Message, Person
+from simulations.personal_fleet import run_work
 from simulations.statistics import mean_interval
 from simulations.study_command import as_command
 from simulations.village import load_village
 
-TRAINING = LocalSettings(epochs=3)
-LAYERS, RANK, KINDS = 4, 4, ("attn_output", "ffn_down")  # a small frame: the study is of moving, not of frames
+TRAINING = TextSettings(2, BATCH_SIZE, LORA_LEARNING_RATE)
 ARMS = ("old_base", "old_adapter", "new_base", "moved", "warm", "retrained")
 
 
 class Bases:
-    """One base model, open in torch and in llama.cpp, with a frame from public text."""
+    """One base model, open in torch and in llama.cpp."""
 
     def __init__(self, model: ModelFile, tell: Callable[[str], None]) -> None:
         self.model = model
         self.engine = Engine.open(model, context_tokens=SCORING_CONTEXT, threads=1)
+        self.shape = read_model_shape(model.path)
         started = time.perf_counter()
-        self.torch_model = TorchModel.load(model.path, top_layers=LAYERS)
+        self.torch_model = TorchModel.load(model.path, top_layers=self.shape.layers)
         self.load_seconds = time.perf_counter() - started
-        started = time.perf_counter()
-        public = prepare_input(public_examples(self.engine, public_text()))
-        self.frame: Frame = build_frame(self.torch_model, model.sha256, public, kinds=KINDS, rank=RANK)
-        self.frame_seconds = time.perf_counter() - started
-        tell(f"{model.name}: loaded in {self.load_seconds:.0f} s, frame in {self.frame_seconds:.0f} s")
+        self.space = LoraLayout.of(self.torch_model, ALL_KINDS, LORA_RANK)
+        tell(f"{model.name}: loaded in {self.load_seconds:.0f} s")
 
     def examples(self, messages: Sequence[Message]) -> list[Example]:
         return [make_example(self.engine, plain_draft(message.cue), message.text) for message in messages]
 
     def trained(self, texts: Sequence[Example]) -> bytes:
-        """An adapter from nothing, as `penchant train` makes it with few texts, without notes."""
-        batch = self.torch_model.prepare(prepare_input(texts), max_tokens=MAX_TOKENS)
-        start = np.zeros(self.frame.dimension)
-        theta = train_coordinates(self.torch_model, self.frame, batch, start, TRAINING).theta
-        shape = read_model_shape(self.model.path)
-        return write_adapter(
-            self.frame.lora_factors(theta),
-            alpha=float(self.frame.rank),
-            metadata=AdapterMetadata(self.model.sha256, self.frame.digest),
-            architecture=shape.architecture,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-        )
+        """An adapter from nothing."""
+        work = TextWork(self.torch_model, self.space, prepare_input(texts), [], TRAINING, max_tokens=MAX_TOKENS)
+        theta = run_work(Scheduled(work), self.space.start(0))
+        return adapter_bytes(self.space, theta, self.model, self.shape, round=0, epsilon=None)
 
 
 def losses_of(old: Bases, new: Bases, texts: Sequence[Example]) -> Losses:
@@ -178,8 +169,8 @@ def main(
             rows.append(study_person(person, old, new, ledger))
             tell(f"{person.id}: {rows[-1]['outcome']} {rows[-1]['losses']} {rows[-1]['seconds']}")
             if len(rows) > 1:  # what is done is on disk, also if the rest is cut short
-                document = {"summary": summary(rows), "people": rows}
-                document["base_seconds"] = {"load": new.load_seconds, "frame": new.frame_seconds}
+                document: dict[str, Any] = {"summary": summary(rows), "people": rows}
+                document["load_seconds"] = new.load_seconds
                 (out / "portability.json").write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     typer.echo(json.dumps(summary(rows), indent=2))
 

@@ -11,6 +11,7 @@ import pytest
 
 import simulations.portability_study as study
 from client.training_ledger import TrainingLedger
+from client.training_work import TextSettings
 from edge_runtime.device import Device
 from edge_runtime.models.catalogue import describe_model
 from simulations.people import Message, Person
@@ -32,7 +33,7 @@ PERSON = Person("ann", "Ann", "", "fleet", messages(1, 12), messages(2, 3), (), 
 
 @pytest.fixture
 def bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Bases, Bases]]:
-    monkeypatch.setattr(study, "public_text", lambda: [("Say it.", "here it is"), ("What is it?", "a thing")])
+    monkeypatch.setattr(study, "TRAINING", TextSettings(8, 4, 0.05))
     old = describe_model(write_tiny_model(tmp_path / "old.gguf", 7))
     new = with_weights(old, tmp_path / "new.gguf", "blk.3.ffn_down.weight", 1.02)
     pair = Bases(old, lambda line: None), Bases(new, lambda line: None)
