@@ -54,7 +54,7 @@ def go_on(
         Engine.open(model, context_tokens=_CONTEXT_TOKENS, threads=profile.threads) as engine,
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
-        live = device.adapters.live()
+        live = device.adapters.live("drafts")
         if live and live[0].base_sha256 == model.sha256:
             engine.use_adapters([(engine.load_adapter(live[1], sha256=live[0].sha256), 1.0)])
         tokens = engine.tokenise(text, special=False)

@@ -9,9 +9,15 @@ from typing import Any, Final
 
 from client.personal_gate import GateDecision
 from client.personal_training import NothingNew, RetrievalOnly, TrainingOutcome
+from edge_runtime.adapters.log import TASKS, Task
 
 Outcome = TrainingOutcome | RetrievalOnly | NothingNew
 _STATES: Final = {TrainingOutcome: "finished", RetrievalOnly: "retrieval only", NothingNew: "nothing new"}
+_JUDGED_BY: Final[dict[Task, str]] = {
+    "drafts": "your {} newest messages",
+    "answers": "the {} newest answers you preferred",
+}
+_MATERIAL: Final[dict[Task, str]] = {"drafts": "messages of yours", "answers": "answers that you preferred"}
 
 _OBJECTIVES: Final = {
     "next_token": "your words after their requests",
@@ -47,16 +53,22 @@ def outcome_lines(outcome: Outcome, unit: str) -> Iterator[str]:
         f"{outcome.seconds:.0f} s{stopped}."
     )
     yield from _privacy_lines(outcome, unit)
-    served, plain = outcome.served, outcome.plain
-    yield (
-        f"Loss on the {served.texts} newest, which no training saw, with what your memory adds to the prompt: "
-        f"{served.before:.3f} before, {served.after:.3f} after (nats per token); gain {_gain(served)}."
-    )
+    for task, served in outcome.served.items():
+        yield (
+            f"Loss on {_JUDGED_BY[task].format(served.texts)}, which no training saw, with what your memory adds to "
+            f"the prompt: {served.before:.3f} before, {served.after:.3f} after (nats per token); gain {_gain(served)}."
+        )
+    plain = outcome.plain
     yield f"Without your memory, to compare: {plain.before:.3f} before, {plain.after:.3f} after; gain {_gain(plain)}."
-    if outcome.installed:
-        yield f"Live as adapter {outcome.installed.id}. Undo: penchant adapters --off"
-    else:
+    if outcome.installed is None:
         yield "With your memory that is not surely a gain (it takes more than 0), so what was live stays."
+        return
+    serves = outcome.installed.serves
+    yield f"Live as adapter {outcome.installed.id} for {' and '.join(serves)}. Undo: penchant adapters --off"
+    for task in TASKS:
+        if task not in serves:
+            why = "it is not surely a gain" if task in outcome.served else f"there are no {_MATERIAL[task]} to judge by"
+            yield f"For {task} {why}: there the model and your memory go on alone."
 
 
 def _privacy_lines(outcome: TrainingOutcome, unit: str) -> Iterator[str]:
@@ -83,7 +95,8 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     """The outcome as JSON, which has no infinity: null means that nothing is guaranteed, or nothing is known."""
     fields: dict[str, Any] = {"state": _STATES[type(outcome)], **asdict(outcome)}
     if isinstance(outcome, TrainingOutcome):
-        fields["served"]["accepted"] = outcome.served.accepted
+        for task, decision in outcome.served.items():
+            fields["served"][task]["accepted"] = decision.accepted
     return {name: _finite(value) for name, value in fields.items()}
 
 

@@ -1,8 +1,14 @@
 """The gate: whether one adapter surely predicts a person's held-out texts better than another, text by text.
 
-Texts that no training saw are scored by llama.cpp on the file that serves, under what is live and under the candidate,
-behind the prompt that serving would have built for them (``client.served_prompts``: with retrieval), and, shown beside
-it, without notes. Only the losses with retrieval decide: an adapter that repeats what memory says anyway is no gain.
+Texts that no training saw are scored by llama.cpp on the file that serves, under what serves now and under the
+candidate, behind the prompt that serving would have built for them (``client.served_prompts``: with retrieval), and,
+shown beside it, without notes. Only the losses with retrieval decide: an adapter that repeats what memory says anyway
+is no gain.
+
+Tasks are judged apart, messages for drafts and preferred answers for answers: an adapter serves the tasks on which it
+is surely better than the model alone, and goes live if it is surely better than what serves one of them now and none
+that is served now is lost. A task of which nothing is held out stays with the candidate if what is live serves it, and
+with the model alone otherwise.
 
 Test. With d_ij = before - after (nats) at token j of text i, n_i tokens and d_i their mean,
 
@@ -24,7 +30,7 @@ by the margin passes. ``simulations.gate_study`` says how often this errs, besid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
@@ -37,6 +43,7 @@ from numpy.typing import NDArray
 from client.device_profile import MAX_TOKENS
 from client.examples import Example, choice_example, message_example
 from client.served_prompts import served_choice, served_message
+from edge_runtime.adapters.log import TASKS, Task
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.feedback.preferences import Preference
@@ -99,8 +106,9 @@ def decide(before: TokenLosses, after: TokenLosses, *, margin: float = 0.0) -> G
 
 @dataclass(frozen=True)
 class HeldOutText:
-    """One text that no training saw: behind the prompt that serving builds, and behind the plain one."""
+    """One text of a task that no training saw: behind the prompt that serving builds, and behind the plain one."""
 
+    task: Task
     served: Example
     plain: Example
 
@@ -112,13 +120,31 @@ class HeldOutText:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``served`` decides, ``plain`` (the same texts without notes) is shown beside it. ``before`` and ``after``: {name
-    of a text: nats per token} with retrieval."""
+    """By task, with retrieval: the candidate against what ``served`` the task before, and against the model ``alone``.
+    ``plain`` (all texts without notes, against what served them) is shown beside it. ``before``: the tasks that what is
+    live serves. Losses are {name of a text: nats per token} with retrieval; of what is live, on the texts it serves.
+    """
 
-    served: GateDecision
+    served: Mapping[Task, GateDecision]
+    alone: Mapping[Task, GateDecision]
     plain: GateDecision
-    before: dict[str, float]
-    after: dict[str, float]
+    before: tuple[Task, ...]
+    live_losses: Mapping[str, float]
+    alone_losses: Mapping[str, float]
+    candidate_losses: Mapping[str, float]
+
+    @property
+    def serves(self) -> tuple[Task, ...]:
+        """The tasks that the candidate is fit to serve."""
+        return tuple(
+            task for task in TASKS if (self.alone[task].accepted if task in self.alone else task in self.before)
+        )
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the candidate goes live."""
+        better = any(self.served[task].accepted for task in self.serves if task in self.served)
+        return better and set(self.before) <= set(self.serves)
 
 
 def split_newest(items: Sequence[Item], parts: int = 4, most: int | None = None) -> tuple[list[Item], list[Item]]:
@@ -138,10 +164,13 @@ def held_out_texts(
     room, memory = SCORING_CONTEXT - MAX_TOKENS, device.memory
     made = chain(
         (
-            HeldOutText(served_message(engine, memory, item, room=room), message_example(engine, item))
+            HeldOutText("drafts", served_message(engine, memory, item, room=room), message_example(engine, item))
             for item in messages
         ),
-        (HeldOutText(served_choice(engine, memory, item, room=room), choice_example(engine, item)) for item in choices),
+        (
+            HeldOutText("answers", served_choice(engine, memory, item, room=room), choice_example(engine, item))
+            for item in choices
+        ),
     )
     return [text for text in made if text.served.prompt_length <= room]
 
@@ -175,19 +204,37 @@ def judge(
     live: bytes | None,
     candidate: bytes,
     on_progress: Callable[[float], None] = lambda fraction: None,
+    *,
+    serves: Collection[Task] = TASKS,
 ) -> Verdict:
-    """The candidate against what is live (None: the model alone), with and without retrieval."""
+    """The candidate against the model alone and against what is live (None: nothing is) for the tasks it ``serves``."""
     if not texts:
         raise PenchantError("none of the held-out texts fits the context behind its request: shorten their requests")
-    names, done = [text.name for text in texts], 0
+    held = {task: [text for text in texts if text.task == task] for task in TASKS}
+    before = tuple(task for task in TASKS if live is not None and task in serves)
+    passes, done = 4 * len(texts) + sum(len(held[task]) for task in before), 0
+
+    def scored(examples: Sequence[Example], adapter: bytes | None) -> TokenLosses:
+        return token_losses(engine, examples, adapter, one_more)
 
     def one_more() -> None:
         nonlocal done
         done += 1
-        on_progress(done / (4 * len(texts)))
+        on_progress(done / passes)
 
-    served, plain = [text.served for text in texts], [text.plain for text in texts]
-    before, after = (token_losses(engine, served, adapter, one_more) for adapter in (live, candidate))
-    bare = [token_losses(engine, plain, adapter, one_more) for adapter in (live, candidate)]
-    means = [{name: float(text.mean()) for name, text in zip(names, part, strict=True)} for part in (before, after)]
-    return Verdict(decide(before, after), decide(*bare), *means)
+    served: dict[Task, GateDecision] = {}
+    alone: dict[Task, GateDecision] = {}
+    kept: list[dict[str, float]] = [{}, {}, {}]  # of what is live, the model alone, the candidate
+    bare: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = [], []
+    for task, own in held.items():
+        if not own:
+            continue
+        prompts, now = [text.served for text in own], live if task in before else None
+        bases, after = scored(prompts, None), scored(prompts, candidate)
+        current = bases if now is None else scored(prompts, now)
+        served[task], alone[task] = decide(current, after), decide(bases, after)
+        for known, losses in zip(kept, (() if now is None else current, bases, after), strict=True):
+            known |= {text.name: float(loss.mean()) for text, loss in zip(own, losses, strict=False)}
+        for part, adapter in zip(bare, (now, candidate), strict=True):
+            part.extend(scored([text.plain for text in own], adapter))
+    return Verdict(served, alone, decide(*bare), before, *kept)

@@ -52,10 +52,12 @@ def conclude(
     installed = None
     with vault.transaction():
         check_kept(vault)
-        record_losses(vault, live_id, verdict.before)
-        if verdict.served.accepted:
-            installed = AdapterLog(vault).install(data, note=note)
-            record_losses(vault, installed.id, verdict.after)
+        record_losses(vault, None, verdict.alone_losses)
+        if live_id is not None:
+            record_losses(vault, live_id, verdict.live_losses)
+        if verdict.accepted:
+            installed = AdapterLog(vault).install(data, note=note, serves=verdict.serves)
+            record_losses(vault, installed.id, verdict.candidate_losses)
             keep_record(vault, installed.sha256, record)
         drop_state(vault)
     return installed

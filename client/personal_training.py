@@ -14,7 +14,7 @@ Nothing leaves the device here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -55,7 +55,7 @@ from client.training_run import (
     result_of,
     run_training,
 )
-from edge_runtime.adapters.log import AdapterLog, AdapterVersion
+from edge_runtime.adapters.log import AdapterLog, AdapterVersion, Task
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import ModelFile, cache_folder, write_atomically
@@ -74,8 +74,8 @@ class TrainingOutcome:
     were taken). What one of the ``units`` loses is ``epsilon`` at ``delta`` (infinite: no privacy) to this run and
     ``epsilon_so_far`` to all trainings of this device together, had all their results been shown.
 
-    ``served`` is the gate's decision on the held-out texts with retrieval, ``plain`` the same without, which decides
-    nothing. ``installed`` is None if the gate refused.
+    ``served`` is the gate's decision on the held-out texts of each task with retrieval, ``plain`` that on all without,
+    which decides nothing. ``installed`` is None if the gate refused.
     """
 
     objectives: tuple[str, ...]
@@ -90,7 +90,7 @@ class TrainingOutcome:
     epsilon_so_far: float
     steps: int
     seconds: float
-    served: GateDecision
+    served: Mapping[Task, GateDecision]
     plain: GateDecision
     installed: AdapterVersion | None
 
@@ -176,7 +176,14 @@ def train_device(
         with Engine.open(model, context_tokens=SCORING_CONTEXT) as engine:
             held_out = held_out_texts(engine, device, made.parts.held_out.messages, made.parts.held_out.choices)
             before = live[1] if live else None
-            verdict = judge(engine, held_out, before, made.data, lambda fraction: listener.reached(_JUDGING, fraction))
+            verdict = judge(
+                engine,
+                held_out,
+                before,
+                made.data,
+                lambda fraction: listener.reached(_JUDGING, fraction),
+                serves=live[0].serves if live else (),
+            )
     note = _note(made.record, privacy)
     installed = conclude(device.vault, live[0].id if live else None, made.data, verdict, made.record, note=note)
     return TrainingOutcome(

@@ -165,9 +165,15 @@ def move_on_device(
     recent = older.split(1, LEARNT_TEXTS)[1]
     with Engine.open(old, context_tokens=SCORING_CONTEXT) as engine:
         held_out, learnt = (
-            [text.served for text in held_out_texts(engine, device, part.messages, part.choices)]
+            [
+                text.served
+                for text in held_out_texts(engine, device, part.messages, part.choices)
+                if text.task in version.serves
+            ]
             for part in (newest, recent)
         )
+        if not held_out:
+            raise PenchantError(f"there is nothing to judge by of what the adapter serves: {', '.join(version.serves)}")
         *_, objective = objectives_of(engine, device.memory, older, private=version.epsilon is not None)
     ledger = TrainingLedger(device.vault)
 
@@ -190,7 +196,7 @@ def move_on_device(
         if not device.adapters.version(version.id).held:
             raise PenchantError("something was forgotten while the adapter moved, so nothing of it is kept")
         note = f"adapter {version.id} {result.outcome} from base {old.sha256[:12]} to {new.sha256[:12]}"
-        return result, device.adapters.install(result.data, note=note)
+        return result, device.adapters.install(result.data, note=note, serves=version.serves)
 
 
 def judge(

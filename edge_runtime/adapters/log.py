@@ -3,17 +3,25 @@
 The bytes (GGUF, see ``adapter_file``) lie under ``LEARNT_PREFIX``, so that a forget drops them with everything else
 that was learnt from the owner's words; the log then says that the adapter is gone. They are decrypted to memory
 only. What versions did for their owner, and whether one of them has to go, is in ``versions``.
+
+A version serves the tasks on which it was shown to help: *drafts* (a message in the owner's voice) and *answers* (to
+their questions). Writing like somebody is not answering them: an adapter that was trained on a person's messages can
+make drafts better and answers worse. For a task that it does not serve the model stands alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, Literal
 
 from edge_runtime.memory.statements import checked_text, utc_now
 from edge_runtime.store.vault import LEARNT_PREFIX, Vault
 from protocol.errors import PenchantError
+
+Task = Literal["drafts", "answers"]
+TASKS: Final[tuple[Task, ...]] = ("drafts", "answers")
 
 _STEPS: Final = (
     "CREATE TABLE adapters (id INTEGER PRIMARY KEY AUTOINCREMENT, sha256 TEXT NOT NULL, base_sha256 TEXT NOT NULL, "
@@ -21,6 +29,7 @@ _STEPS: Final = (
     "CREATE TABLE live_adapter (only INTEGER PRIMARY KEY CHECK (only = 1), adapter_id INTEGER)",
     # What was live when the version was installed; NULL: the model alone.
     "ALTER TABLE adapters ADD COLUMN parent_id INTEGER",
+    "ALTER TABLE adapters ADD COLUMN serves TEXT NOT NULL DEFAULT 'drafts,answers'",
 )
 
 
@@ -28,7 +37,7 @@ _STEPS: Final = (
 class AdapterVersion:
     """One row of the log. ``note``: what it is, then a line for each thing noted since. ``epsilon`` None: no privacy is
     claimed. ``held``: its bytes are still there (a forget removes them). ``parent_id``: the version it took over from
-    (None: the model alone).
+    (None: the model alone). ``serves``: the tasks that it is used for.
     """
 
     id: int
@@ -40,6 +49,7 @@ class AdapterVersion:
     live: bool
     held: bool
     parent_id: int | None = None
+    serves: tuple[Task, ...] = TASKS
 
 
 class AdapterLog:
@@ -49,8 +59,9 @@ class AdapterLog:
         self._vault = vault
         vault.migrate("adapters", _STEPS)
 
-    def install(self, data: bytes, *, note: str) -> AdapterVersion:
-        """Append an adapter (checked to be one) and make it live; what was live is its parent."""
+    def install(self, data: bytes, *, note: str, serves: Sequence[Task] = TASKS) -> AdapterVersion:
+        """Append an adapter (checked to be one) and make it live for the tasks that it ``serves``; what was live is its
+        parent."""
         # gguf: not for the many openings of a device that install nothing
         from edge_runtime.adapters.adapter_file import read_adapter_metadata
 
@@ -60,9 +71,9 @@ class AdapterLog:
             parent = next((version.id for version in self.versions() if version.live and version.held), None)
             self._vault.put_blob(_blob(digest), data)
             cursor = connection.execute(
-                "INSERT INTO adapters (sha256, base_sha256, note, epsilon, installed_at, parent_id) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                (digest, metadata.base_sha256, note, metadata.epsilon, utc_now(), parent),
+                "INSERT INTO adapters (sha256, base_sha256, note, epsilon, installed_at, parent_id, serves) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (digest, metadata.base_sha256, note, metadata.epsilon, utc_now(), parent, ",".join(serves)),
             )
             self._set_live(cursor.lastrowid)
         return self.versions()[-1]
@@ -72,13 +83,22 @@ class AdapterLog:
         live = self._live_id()
         held = set(self._vault.blob_names(_blob("")))
         rows = self._vault.connection.execute(
-            "SELECT id, sha256, base_sha256, note, epsilon, installed_at, parent_id FROM adapters ORDER BY id"
+            "SELECT id, sha256, base_sha256, note, epsilon, installed_at, parent_id, serves FROM adapters ORDER BY id"
         ).fetchall()
         return [
             AdapterVersion(
-                number, digest, base, note, epsilon, installed_at, number == live, _blob(digest) in held, parent
+                id=number,
+                sha256=digest,
+                base_sha256=base,
+                note=note,
+                epsilon=epsilon,
+                installed_at=installed_at,
+                live=number == live,
+                held=_blob(digest) in held,
+                parent_id=parent,
+                serves=tuple(task for task in TASKS if task in serves.split(",")),
             )
-            for number, digest, base, note, epsilon, installed_at, parent in rows
+            for number, digest, base, note, epsilon, installed_at, parent, serves in rows
         ]
 
     def version(self, version_id: int) -> AdapterVersion:
@@ -88,10 +108,11 @@ class AdapterLog:
                 return version
         raise PenchantError(f"there is no adapter {version_id} on this device: see `penchant adapters`")
 
-    def live(self) -> tuple[AdapterVersion, bytes] | None:
-        """The adapter in use with its bytes, or None (none installed, switched off, or forgotten)."""
+    def live(self, task: Task | None = None) -> tuple[AdapterVersion, bytes] | None:
+        """The adapter in use (with ``task``: for that one) with its bytes, or None (none installed, switched off,
+        forgotten, or it does not serve the task)."""
         for version in self.versions():
-            if version.live and version.held:
+            if version.live and version.held and (task is None or task in version.serves):
                 data = self._vault.get_blob(_blob(version.sha256))
                 return (version, data) if data is not None else None
         return None

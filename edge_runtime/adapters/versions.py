@@ -192,7 +192,7 @@ def _tallies(
     An answer belongs to a version if its audit names that adapter and no other; answers without an audit (merged from
     another device) belong to none.
     """
-    own, before = version.sha256, parent.sha256 if parent else _ALONE
+    own, before = version.sha256, parent.sha256 if parent and "answers" in parent.serves else _ALONE
     thumbs = {rating.turn: rating.up for rating in feedback.ratings()}
     replaced = {content_digest(choice.prompt, choice.rejected) for choice in feedback.preferences()}
     given: dict[str, list[tuple[int, bool, bool]]] = {own: [], before: []}

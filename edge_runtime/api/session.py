@@ -218,9 +218,9 @@ class Session:
         self._counted = {"memories": len(device.memory), "settings": asdict(device.settings)}
 
     def use_live_adapter(self, device: Device, engine: Engine, *, personal: bool) -> None:
-        """The adapter that is live on the device, or none, for the next answer. Another program may have changed it
-        since the last. An adapter that does not fit the model raises: it is never left out in silence."""
-        live = device.adapters.live() if personal else None
+        """The adapter that is live for answers on the device, or none, for the next one. Another program may have
+        changed it since the last. An adapter that does not fit the model raises: it is never left out in silence."""
+        live = device.adapters.live("answers") if personal else None
         if live is None:
             engine.use_adapters([])
             return

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_runtime.adapters.adapter_file import NO_GUARANTEE
-from edge_runtime.adapters.log import AdapterVersion
+from edge_runtime.adapters.log import TASKS, AdapterVersion
 from edge_runtime.adapters.versions import Comparison, compare, watch
 from edge_runtime.commands.support import AsJson, Home, one_line_errors, opened_device, print_json, print_table
 from protocol.errors import PenchantError
@@ -31,7 +31,7 @@ def adapters(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """The versions of this device's own adapter, and which one is live.
+    """The versions of this device's own adapter, which one is live, and for what: drafts, answers, or both.
 
     A version whose answers you thumb down or edit surely more often than those of the version before it is taken back
     by itself; its note then says why.
@@ -73,9 +73,17 @@ def _row(version: AdapterVersion) -> tuple[object, ...]:
         version.installed_at,
         version.note,
         NO_GUARANTEE if version.epsilon is None else f"{version.epsilon:.2f}",
-        "live" if version.live and version.held else "kept" if version.held else "forgotten",
+        _state(version),
         version.sha256[:12],
     )
+
+
+def _state(version: AdapterVersion) -> str:
+    if not version.held:
+        return "forgotten"
+    if not version.live:
+        return "kept"
+    return "live" if version.serves == TASKS else f"live for {', '.join(version.serves)}"
 
 
 def _comparison_text(compared: Comparison) -> str:

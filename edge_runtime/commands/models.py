@@ -29,6 +29,7 @@ from edge_runtime.commands.support import (
 from protocol.errors import PenchantError
 
 if TYPE_CHECKING:
+    from edge_runtime.adapters.log import Task
     from edge_runtime.device import Device
     from edge_runtime.engine.engine import Engine
 
@@ -219,7 +220,7 @@ def draft(
         raise PenchantError("The request is empty.")
     with (
         opened_device(home, create=True) as device,
-        _opened_engine(model, threads, device) as engine,
+        _opened_engine(model, threads, device, "drafts") as engine,
     ):
         sources = device.memory.recall(request, k=k) if k else []
         prompt = engine.tokenise(engine.chat_prompt(build_draft(request, sources)))
@@ -233,8 +234,8 @@ def draft(
 
 
 @contextmanager
-def _opened_engine(model: str, threads: int | None, device: Device) -> Iterator[Engine]:
-    """The model with the device's live adapter, if it has one."""
+def _opened_engine(model: str, threads: int | None, device: Device, task: Task = "answers") -> Iterator[Engine]:
+    """The model with the adapter that is live on the device for a task, if there is one."""
     from edge_runtime.adapters.log import AdapterLog
     from edge_runtime.engine.engine import Engine
     from edge_runtime.models.catalogue import find_model
@@ -244,7 +245,7 @@ def _opened_engine(model: str, threads: int | None, device: Device) -> Iterator[
     with Console(stderr=True).status("Loading the model"):
         engine = Engine.open(find_model(model), context_tokens=fits.context_tokens, threads=threads or fits.threads)
     with engine:
-        live = AdapterLog(device.vault).live()
+        live = AdapterLog(device.vault).live(task)
         if live:
             version, data = live
             engine.use_adapters([(engine.load_adapter(data, sha256=version.sha256), 1.0)])

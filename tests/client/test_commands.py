@@ -44,7 +44,7 @@ OUTCOME = TrainingOutcome(
     epsilon_so_far=math.inf,
     steps=12,
     seconds=1.5,
-    served=GateDecision(4, 3.5, 3.4, 0.1, -0.05),
+    served={"drafts": GateDecision(4, 3.5, 3.4, 0.1, -0.05)},
     plain=GateDecision(4, 4.0, 3.9, 0.1, -math.inf),
     installed=None,
 )
@@ -78,7 +78,7 @@ def run(*arguments: str, code: int = 0) -> Result:
 def test_it_says_what_came_of_it(training: list[Callable[..., TrainingOutcome]]) -> None:
     shown = run().stdout
     assert "Trained 3,584 numbers on 12 texts (your words after their requests; the same behind the notes" in shown
-    assert "4 newest, which no training saw, with what your memory adds to the prompt: 3.500 before, 3.400" in shown
+    assert "4 newest messages, which no training saw, with what your memory adds to the prompt: 3.500 be" in shown
     assert "gain 0.100, at least -0.050 with 90 %" in shown and "Without your memory, to compare: 4.000" in shown
     assert "stays on this device and may repeat your words" in shown and "not surely a gain" in shown
     training[0] = lambda device, **options: replace(
@@ -88,13 +88,15 @@ def test_it_says_what_came_of_it(training: list[Callable[..., TrainingOutcome]])
         stop_texts=5,
         epsilon=3.9,
         epsilon_so_far=5.5,
-        installed=AdapterVersion(7, "c" * 64, "b" * 64, "n", None, "2025-01-01", True, True),
+        served={"drafts": GateDecision(4, 3.5, 3.4, 0.1, 0.05), "answers": GateDecision(2, 3.5, 3.4, 0.1, -0.1)},
+        installed=AdapterVersion(7, "c" * 64, "b" * 64, "n", None, "2025-01-01", True, True, None, ("drafts",)),
     )
     private = run("--epsilon", "4", "--unit", "conversation").stdout
     assert "on 5 new texts and 7 learnt before" in private and "and stopped by 5 more" in private
     assert "What one conversation loses to the adapter: epsilon 3.90 at delta 0.008 (12 in all)" in private
     assert "In all trainings of this device together, were all shown: 5.50" in private and "repeat" not in private
-    assert "Live as adapter 7" in private
+    assert "2 newest answers you preferred" in private and "Live as adapter 7 for drafts. Undo" in private
+    assert "For answers it is not surely a gain: there the model and your memory go on alone." in private
 
 
 def test_json_has_no_infinity(training: list[Callable[..., TrainingOutcome]]) -> None:
@@ -102,13 +104,15 @@ def test_json_has_no_infinity(training: list[Callable[..., TrainingOutcome]]) ->
     assert fields["state"] == "finished" and fields["steps"] == 12 and fields["objectives"] == list(OUTCOME.objectives)
     assert fields["epsilon"] is fields["epsilon_so_far"] is fields["plain"]["gain_low"] is None
     assert fields["served"] == {
-        "texts": 4,
-        "before": 3.5,
-        "after": 3.4,
-        "gain": 0.1,
-        "gain_low": -0.05,
-        "margin": 0.0,
-        "accepted": False,
+        "drafts": {
+            "texts": 4,
+            "before": 3.5,
+            "after": 3.4,
+            "gain": 0.1,
+            "gain_low": -0.05,
+            "margin": 0.0,
+            "accepted": False,
+        }
     }
 
 

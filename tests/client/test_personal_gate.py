@@ -13,9 +13,10 @@ from scipy import stats
 
 import client.personal_gate as gate
 from client.examples import message_example
-from client.personal_gate import HeldOutText, decide, held_out_texts, judge, split_newest, token_losses
+from client.personal_gate import HeldOutText, Verdict, decide, held_out_texts, judge, split_newest, token_losses
 from client.served_prompts import served_message
 from edge_runtime.adapters.adapter_file import AdapterMetadata, write_adapter
+from edge_runtime.adapters.log import Task
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.memory.statements import Statement
@@ -157,13 +158,76 @@ def test_only_the_prompts_that_serve_decide(monkeypatch: pytest.MonkeyPatch, eng
     monkeypatch.setattr(gate, "token_losses", losses)
     verdict = judge(engine, texts, None, b"candidate")
     assert verdict.plain.accepted and verdict.plain.gain == pytest.approx(0.2)
-    assert not verdict.served.accepted and verdict.served.gain == pytest.approx(-0.1)
-    assert [verdict.after[text.name] - verdict.before[text.name] for text in texts] == pytest.approx([0.1] * 4)
+    assert not verdict.accepted and verdict.served["drafts"].gain == pytest.approx(-0.1)
+    before, after = verdict.alone_losses, verdict.candidate_losses
+    assert [after[text.name] - before[text.name] for text in texts] == pytest.approx([0.1] * 4)
 
 
-def test_progress_covers_all_four_passes(engine: Engine, device: Device) -> None:
+def judged(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Engine,
+    device: Device,
+    gains: dict[bytes, tuple[float, float]],
+    *,
+    serves: tuple[Task, ...] = (),
+    choices: int = 4,
+) -> Verdict:
+    """The verdict where an adapter spares drafts and answers these nats per token."""
+    for number in range(choices - 1):
+        device.feedback.add_preference(
+            f"Which {number}?", f"you and me {number}", "no", said_at=f"2025-03-0{number + 1}"
+        )
+    texts = held_out_texts(engine, device, device.memory.items(), device.feedback.preferences() if choices else [])
+    answers = {text.served for text in texts if text.task == "answers"}
+
+    def losses(engine: Engine, examples: list[object], adapter: bytes | None, on_text: object) -> Gains:
+        gain = gains[adapter][examples[0] in answers] if adapter else 0.0
+        return [np.linspace(3.0, 4.0 + place, 8) - gain for place in range(len(examples))]
+
+    monkeypatch.setattr(gate, "token_losses", losses)
+    return judge(engine, texts, b"live" if serves else None, b"new", serves=serves)
+
+
+def test_a_task_is_served_only_by_what_surely_helps_it(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, device: Device
+) -> None:
+    found = judged(monkeypatch, engine, device, {b"new": (0.3, -0.3)})
+    assert found.accepted and found.serves == ("drafts",)
+    assert found.served["drafts"].gain == pytest.approx(0.3) and found.served["answers"].gain == pytest.approx(-0.3)
+    assert judged(monkeypatch, engine, device, {b"new": (-0.3, 0.3)}, choices=1).serves == ("answers",)
+    assert not judged(monkeypatch, engine, device, {b"new": (-0.3, 0.0)}, choices=1).accepted
+
+
+def test_nothing_that_is_served_gets_lost(monkeypatch: pytest.MonkeyPatch, engine: Engine, device: Device) -> None:
+    gains = {b"live": (0.2, 0.2), b"new": (0.4, -0.1)}
+    both = judged(monkeypatch, engine, device, gains, serves=("drafts", "answers"))
+    assert both.serves == ("drafts",) and both.served["drafts"].accepted and not both.accepted
+    assert both.served["answers"].gain == pytest.approx(-0.3) and both.alone["answers"].gain == pytest.approx(-0.1)
+    drafts = judged(monkeypatch, engine, device, gains, serves=("drafts",), choices=1)
+    assert drafts.accepted and drafts.serves == ("drafts",)
+    assert drafts.served["answers"] == drafts.alone["answers"]  # what is live does not answer
+    assert set(drafts.live_losses) < set(drafts.alone_losses) == set(drafts.candidate_losses)
+    worse = judged(
+        monkeypatch, engine, device, {b"live": (0.4, 0.0), b"new": (0.3, 0.0)}, serves=("drafts",), choices=1
+    )
+    assert worse.serves == ("drafts",) and not worse.accepted
+
+
+def test_a_task_that_cannot_be_judged_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, device: Device
+) -> None:
+    gains = {b"live": (0.2, 0.2), b"new": (0.4, 0.0)}
+    both = judged(monkeypatch, engine, device, gains, serves=("drafts", "answers"), choices=0)
+    assert both.accepted and both.serves == ("drafts", "answers") and set(both.served) == {"drafts"}
+    assert judged(monkeypatch, engine, device, gains, choices=0).serves == ("drafts",)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_progress_covers_all_passes(engine: Engine, device: Device, live: bool) -> None:
     texts = held_out_texts(engine, device, device.memory.items()[2:], [])
     seen: list[float] = []
-    verdict = judge(engine, texts, None, adapter_for(engine, 0.3), seen.append)
-    assert seen == pytest.approx(np.arange(1, 9) / 8) and len(verdict.before) == len(verdict.after) == 2
-    assert isinstance(texts[0], HeldOutText) and verdict.served.gain != verdict.plain.gain
+    now = adapter_for(engine, 0.1) if live else None
+    verdict = judge(engine, texts, now, adapter_for(engine, 0.3), seen.append, serves=("drafts",))
+    passes = 10 if live else 8
+    assert seen == pytest.approx(np.arange(1, passes + 1) / passes) and len(verdict.candidate_losses) == 2
+    assert isinstance(texts[0], HeldOutText) and verdict.served["drafts"].gain != verdict.plain.gain

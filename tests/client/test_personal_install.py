@@ -13,7 +13,7 @@ from client.personal_gate import GateDecision, Verdict
 from client.personal_install import adapter_file, conclude
 from client.training_run import RunPlan, kept_state, open_run
 from edge_runtime.adapters.adapter_file import read_adapter
-from edge_runtime.adapters.log import AdapterLog
+from edge_runtime.adapters.log import AdapterLog, Task
 from edge_runtime.adapters.versions import compare
 from edge_runtime.models.catalogue import describe_model
 from edge_runtime.store.vault import LEARNT_PREFIX, Vault
@@ -39,15 +39,17 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
         yield opened
 
 
-def verdict(low: float) -> Verdict:
+def verdict(low: float, *serving: Task) -> Verdict:
     decision = GateDecision(2, 3.0, 2.9, 0.1, low)
-    return Verdict(decision, decision, {"x": 3.0, "y": 3.2}, {"x": 2.9, "y": 3.1})
+    before, after = {"x": 3.0, "y": 3.2}, {"x": 2.9, "y": 3.1}
+    return Verdict({"drafts": decision}, {"drafts": decision}, decision, serving, before, before, after)
 
 
 def test_what_passed_is_live_with_what_the_next_training_goes_on_from(vault: Vault) -> None:
     installed = conclude(vault, None, tiny_adapter(0), verdict(0.05), RECORD, note="own texts")
     live = AdapterLog(vault).live()
     assert live is not None and installed == live[0] and installed.note == "own texts"
+    assert installed.serves == ("drafts",) and AdapterLog(vault).live("answers") is None
     assert compare(vault, None, installed.id).gain == pytest.approx(0.1) and kept_state(vault) is None
     kept = record_of(vault, installed.sha256, tiny_frame())
     assert kept is not None and kept.learnt == {"a"}
@@ -55,7 +57,7 @@ def test_what_passed_is_live_with_what_the_next_training_goes_on_from(vault: Vau
 
 def test_what_did_not_pass_leaves_what_was_live(vault: Vault) -> None:
     first = AdapterLog(vault).install(tiny_adapter(0), note="")
-    assert conclude(vault, first.id, tiny_adapter(1), verdict(0.0), RECORD, note="") is None
+    assert conclude(vault, first.id, tiny_adapter(1), verdict(0.0, "drafts"), RECORD, note="") is None
     assert [version.live for version in AdapterLog(vault).versions()] == [True] and kept_state(vault) is None
     names = vault.blob_names(f"{LEARNT_PREFIX}lifelong")
     assert names == [] and vault.get_blob(f"{LEARNT_PREFIX}adapter-losses/{first.id}") is not None

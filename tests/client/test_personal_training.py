@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,18 +85,24 @@ def train_with(
     *,
     fresh: bool = True,
 ) -> tuple[personal.TrainingOutcome, list[Objective]]:
-    """Train on the tiny model; text i's loss under the new adapter is its loss without, minus ``effect(i)``, where
-    memory is in the prompt, and nothing less where it is not. With what was trained on."""
+    """Train on the tiny model; the loss of held-out text i (messages, then choices) under the new adapter is its loss
+    without, minus ``effect(i)``, where memory is in the prompt, and nothing less where it is not. With what was trained
+    on."""
     trained: list[Objective] = []
-    original, made = gate.token_losses, plan.objectives_of
-    served: set[Example] = set()
+    original, made, held_out = gate.token_losses, plan.objectives_of, personal.held_out_texts
+    served: dict[Example, int] = {}
+
+    def held(*arguments: Any) -> list[gate.HeldOutText]:
+        texts = held_out(*arguments)
+        served.update({text.served: number for number, text in enumerate(texts)})
+        return texts
 
     def losses(engine: Engine, examples: list[Example], adapter: bytes | None, on_text: object) -> list[np.ndarray]:
         kept = original(engine, examples, None)
         if adapter is None or adapter in known:
-            served.update(() if served else examples)  # what is judged first is what decides
             return kept
-        return [loss - effect(n) * (examples[n] in served) for n, loss in enumerate(kept)]
+        texts = zip(examples, kept, strict=True)
+        return [loss - (effect(served[text]) if text in served else 0.0) for text, loss in texts]
 
     def noted(engine: Engine, memory: Memory, texts: OwnTexts, *, private: bool) -> list[Objective]:
         objectives = made(engine, memory, texts, private=private)
@@ -105,9 +112,11 @@ def train_with(
     known = [data for version in [AdapterLog(device.vault).live()] if version for data in [version[1]]]
     monkeypatch.setattr(gate, "token_losses", losses)
     monkeypatch.setattr(plan, "objectives_of", noted)
+    monkeypatch.setattr(personal, "held_out_texts", held)
     outcome = train(device, privacy=privacy, fresh=fresh)
     monkeypatch.setattr(gate, "token_losses", original)
     monkeypatch.setattr(plan, "objectives_of", made)
+    monkeypatch.setattr(personal, "held_out_texts", held_out)
     assert isinstance(outcome, personal.TrainingOutcome)
     return outcome, trained
 
@@ -121,16 +130,18 @@ def test_a_sure_gain_is_installed_and_claims_no_privacy_without_noise(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome, trained = train_with(device, monkeypatch, lambda number: 0.1 + 0.01 * number)
-    assert (outcome.texts, outcome.served.texts, outcome.plain.texts) == (12, 4, 4)
+    drafts = outcome.served["drafts"]
+    assert (outcome.texts, drafts.texts, outcome.served["answers"].texts, outcome.plain.texts) == (12, 3, 1, 4)
     assert outcome.objectives == tuple(objective.name for objective in trained)
     held_out = {text_of(n) for n in (9, 10, 11)} | {choice_of(3)}
     for objective in trained:
         assert len(objective) == 12 and not set(replies(objective)) & held_out
-    assert 5 < outcome.served.before < 12  # log(280) is 5.6: the tiny model knows nothing
-    assert 0.1 < outcome.served.gain < 0.13 and 0 < outcome.served.gain_low < outcome.served.gain
+    assert 5 < drafts.before < 12  # log(280) is 5.6: the tiny model knows nothing
+    assert 0.1 < drafts.gain < 0.13 and 0 < drafts.gain_low < drafts.gain
     assert outcome.plain.gain < 0.05  # but for the choice, which finds no notes and so has one prompt
     live = AdapterLog(device.vault).live()
     assert live is not None and outcome.installed == live[0] and live[0].note == "own texts, without privacy"
+    assert live[0].serves == ("drafts",)  # one preferred answer is too little to judge answers by
     assert live[0].epsilon is None and read_adapter_metadata(live[1]).epsilon is None
     rank, factors = device_profile.LORA_RANK, read_adapter(live[1]).factors
     assert len(factors) == LAYERS * len(device_profile.ALL_KINDS)
@@ -139,7 +150,7 @@ def test_a_sure_gain_is_installed_and_claims_no_privacy_without_noise(
 
 def test_a_gain_of_one_text_is_not_installed(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, _ = train_with(device, monkeypatch, lambda number: 1.0 if number == 0 else 0.0)
-    assert outcome.served.gain > 0 > outcome.served.gain_low
+    assert outcome.served["drafts"].gain > 0 > outcome.served["drafts"].gain_low
     assert outcome.installed is None and AdapterLog(device.vault).versions() == []
 
 

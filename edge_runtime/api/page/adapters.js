@@ -23,8 +23,8 @@ export async function showAdapters(place) {
         { class: "lead" },
         adapters.length
           ? [
-              "What this device has learnt about how you like your answers. A new version goes live only if it beats ",
-              "the one before on your own words.",
+              "What this device has learnt about how you write and what you prefer. A new version goes live only for ",
+              "what it was shown to help, on your own words: drafts in your voice, answers to your questions.",
             ]
           : "This device has no adapter yet.",
       ),
@@ -76,6 +76,8 @@ function version(one, change) {
     h(
       "dl",
       {},
+      h("dt", {}, "Used for"),
+      h("dd", {}, one.serves.join(" and ")),
       h("dt", {}, "Installed"),
       h("dd", {}, when(one.installed_at, { hour: true })),
       h("dt", {}, "Privacy of its training"),

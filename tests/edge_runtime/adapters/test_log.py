@@ -58,6 +58,15 @@ def test_an_installed_adapter_is_live_and_says_where_it_comes_from(log: AdapterL
     assert log.live() == (version, data)
 
 
+def test_a_version_is_live_for_the_tasks_that_it_serves(log: AdapterLog, vault: Vault) -> None:
+    both, drafts = log.install(tiny_adapter(0), note=""), log.install(tiny_adapter(1), note="", serves=["drafts"])
+    assert (both.serves, drafts.serves) == (("drafts", "answers"), ("drafts",))
+    assert log.live() == log.live("drafts") == (drafts, tiny_adapter(1)) and log.live("answers") is None
+    log.use(both.id)
+    answering = AdapterLog(vault).live("answers")
+    assert answering is not None and answering[0].id == both.id
+
+
 def test_without_a_guarantee_no_number_is_kept(log: AdapterLog) -> None:
     assert log.install(tiny_adapter(0, epsilon=None), note="").epsilon is None
 

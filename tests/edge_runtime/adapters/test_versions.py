@@ -204,6 +204,15 @@ def test_looks_are_due_at_20_40_80_answers_and_share_the_level(device: Device) -
     assert rolled is not None and looks(device)[-1][:3] == (version.id, 160, 80)
 
 
+def test_answers_before_a_version_were_the_models_alone_if_its_parent_gave_none(device: Device) -> None:
+    device.adapters.install(tiny_adapter(0), note="", serves=["drafts"])
+    answer(device, None, "." * 30)
+    version = device.adapters.install(tiny_adapter(1), note="")
+    answer(device, version, "d" * 20)
+    rolled = look(device)
+    assert rolled is not None and rolled.version == version.id and looks(device)[-1][3:5] == (30, 0)
+
+
 def test_a_version_as_good_as_its_parent_hardly_ever_goes() -> None:
     """The rule of `watch` over 4,000 lives of 320 answers at the same 20 % unwelcome: at most the level."""
     random, gone, lives = np.random.default_rng(0), 0, 4000

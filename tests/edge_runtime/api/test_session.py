@@ -191,8 +191,8 @@ class Adapters:
     def __init__(self) -> None:
         self.now: tuple[Any, bytes] | None = None
 
-    def live(self) -> tuple[Any, bytes] | None:
-        return self.now
+    def live(self, task: str) -> tuple[Any, bytes] | None:
+        return self.now if task == "answers" else pytest.fail("nothing here writes in the owner's voice")
 
 
 def test_the_live_adapter_is_used_and_a_change_is_noticed(session: Session, engine: ScriptedEngine) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def spoken_to(monkeypatch: pytest.MonkeyPatch) -> NamedEngine:
     recording = NamedEngine()
 
     @contextmanager
-    def engine(model: str, threads: int | None, device: Device) -> Iterator[NamedEngine]:
+    def engine(model: str, threads: int | None, device: Device, task: str = "answers") -> Iterator[NamedEngine]:
         yield recording
 
     monkeypatch.setattr(model_commands, "_opened_engine", engine)
@@ -158,6 +159,26 @@ def test_the_live_adapter_speaks_and_off_gives_the_model_back(own_home: Path, tm
     assert len({plain, first, second}) == 3
     run("adapters", "--use", "2")
     assert said() == second
+
+
+def test_an_adapter_that_serves_drafts_leaves_answers_alone(own_home: Path, tmp_path: Path) -> None:
+    run("remember", "I play the cello")
+    with open_tiny(tmp_path) as engine:
+        path = engine.model.path
+        data = adapter_bytes(engine, random_factors(0, size=1.0), alpha=4.0)
+
+    def said(command: str) -> Any:
+        arguments = ("Hello", "-k", "0", "--model", str(path), "--threads", "1", "--max-tokens", "8")
+        answered = run_json(command, *arguments)
+        return answered["draft"] if command == "draft" else answered["audit"]["adapters"]
+
+    plain = said("draft")
+    with Device.open(own_home) as device:
+        AdapterLog(device.vault).install(data, note="", serves=["drafts"])
+    assert said("ask") == [] and said("draft") != plain and "drafts" in run("adapters").stdout
+    with Device.open(own_home) as device:
+        AdapterLog(device.vault).install(data, note="", serves=["answers"])
+    assert [one["sha256"] for one in said("ask")] == [sha256(data).hexdigest()] and said("draft") == plain
 
 
 def test_an_adapter_for_another_model_is_one_line(own_home: Path, tmp_path: Path) -> None:
