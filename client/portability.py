@@ -27,7 +27,7 @@ from typing import Final, Literal
 from client.device_profile import MINIMUM_TEXTS
 from client.examples import Example
 from client.personal_gate import SCORING_CONTEXT, TokenLosses, decide, held_out_texts, token_losses
-from client.personal_plan import HELD_OUT_TEXTS, objectives_of, own_texts
+from client.personal_plan import HELD_OUT_TEXTS, objectives_of, own_texts, units_for
 from client.training_ledger import TrainingLedger
 from client.warm_start import rebased, warm_retrained
 from edge_runtime.adapters.adapter_file import read_adapter
@@ -151,6 +151,9 @@ def move_on_device(
 ) -> tuple[Move, AdapterVersion | None]:
     """Move the device's live adapter, judged on the newest quarter of its messages and choices and retrained on the
     others; what passed is live afterwards. PenchantError if there is no live adapter or too few texts.
+
+    A private adapter is retrained with whole conversations as units, whatever its file was promised for: noise that
+    hides a conversation hides each of its texts, so either promise holds.
     """
     live = device.adapters.live()
     if live is None:
@@ -178,7 +181,8 @@ def move_on_device(
     ledger = TrainingLedger(device.vault)
 
     def warm(moved: bytes) -> bytes:
-        return warm_retrained(moved, new, objective.examples, ledger=ledger, max_tokens=objective.max_tokens)
+        texts, units = objective.examples, units_for(older, "conversation")
+        return warm_retrained(moved, new, texts, ledger=ledger, units=units, max_tokens=objective.max_tokens)
 
     result = move_adapter(
         data,

@@ -17,6 +17,7 @@ from client.device_profile import MAX_TOKENS
 from client.dp_sgd import PrivateSettings, noise_multiplier_for, train_privately
 from client.examples import Example, prepare_input
 from client.local_training import LocalSettings, train_coordinates
+from client.privacy_units import Units
 from client.torch_model import TorchModel
 from client.training_ledger import TrainingLedger
 from edge_runtime.adapters.adapter_file import AdapterFile, AdapterMetadata, read_adapter, write_adapter
@@ -60,14 +61,15 @@ def warm_retrained(
     training: Sequence[Example],
     *,
     ledger: TrainingLedger,
+    units: Units | None = None,
     settings: LocalSettings = WARM_START,
     max_tokens: int = MAX_TOKENS,
 ) -> bytes:
     """The adapter after a few more steps on its own base ``model``, from where it stands (its parent stays).
 
     An adapter that claims a privacy is trained on with noise of the same epsilon, and then claims the sum of both
-    (their deltas add up as well); the steps are written into the device's account first. One that claims none is
-    trained without noise.
+    (their deltas add up as well); the steps are written into the device's account first. ``units`` of the texts are
+    then protected as one (None: every text). One that claims none is trained without noise.
     """
     adapter = read_adapter(data)
     frame, start = own_subspace(adapter)
@@ -91,7 +93,7 @@ def warm_retrained(
         )
         noise = noise_multiplier_for(epsilon, private.delta, private.sampling_rate, private.steps)
         ledger.take(ledger.open_run(noise, private.sampling_rate, private.steps), private.steps - 1)
-        result = train_privately(torch_model, frame, texts, start, private, max_tokens=max_tokens)
+        result = train_privately(torch_model, frame, texts, start, private, units=units, max_tokens=max_tokens)
         theta, epsilon = result.theta, epsilon + result.epsilon
     trained = AdapterFile(frame.lora_factors(theta), float(frame.rank), adapter.architecture, adapter.metadata)
     return _file_of(trained, model, replace(adapter.metadata, frame_sha256="", epsilon=epsilon))

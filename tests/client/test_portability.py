@@ -14,6 +14,7 @@ import client.portability as portability
 from client.examples import Example
 from client.personal_gate import TokenLosses
 from client.portability import Judgement, judge, losses_of, move_adapter, move_on_device
+from client.privacy_units import Units
 from client.training_ledger import TrainingLedger
 from client.warm_start import rebased
 from edge_runtime.adapters.adapter_file import AdapterMetadata, read_adapter, write_adapter
@@ -204,7 +205,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     with Device.open(tmp_path / "home", create=True, key_method="file") as opened:
         monkeypatch.setattr(Device, "memory", Memory(opened.vault, HashingEmbedder()))
         opened.memory.remember_many(
-            Statement(f"the {chr(97 + n) * 3} and the thing", "Say it.", f"2025-01-{n + 1:02d}") for n in range(16)
+            Statement(f"the {chr(97 + n) * 3} and the thing", "Say it.", f"2025-01-{max(n, 1):02d}") for n in range(16)
         )
         yield opened
 
@@ -247,6 +248,8 @@ def test_a_dropped_adapter_changes_nothing(
 
     def retrained(data: bytes, model: ModelFile, training: Sequence[Example], **options: object) -> bytes:
         assert isinstance(options["ledger"], TrainingLedger)
+        units = options["units"]
+        assert isinstance(units, Units) and sum(map(len, units.members)) == len(training) > units.count == 11
         trained.append(len(training))
         return other_adapter(model)
 

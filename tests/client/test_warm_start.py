@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from client import warm_start
 from client.local_training import LocalSettings
 from client.portability import losses_of
+from client.privacy_units import units_of
 from client.training_ledger import TrainingLedger
 from client.warm_start import own_subspace, rebased, warm_retrained
 from edge_runtime.adapters.adapter_file import AdapterFile, AdapterMetadata, read_adapter
@@ -59,6 +62,22 @@ def test_a_warm_start_learns_the_texts_within_the_subspace(
         change = right @ left
         assert np.allclose(u @ (u.T @ change @ v.T) @ v, change, atol=1e-5)
     assert [(entry.noise_multiplier, entry.steps) for entry in ledger.entries()] == [(0.0, 3)]
+
+
+def test_units_are_protected_as_one(
+    models: tuple[ModelFile, ModelFile], ledger: TrainingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, texts = rebased(adapter_for(models[0], epsilon=4.0), models[1], created=CREATED), examples()
+    units, seen = units_of([0] * len(texts)), list[object]()
+    original = warm_start.train_privately
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["units"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(warm_start, "train_privately", noted)
+    warm_retrained(start, models[1], texts, ledger=ledger, units=units)
+    assert seen == [units]
 
 
 def test_a_private_adapter_stays_private_and_pays(models: tuple[ModelFile, ModelFile], ledger: TrainingLedger) -> None:
