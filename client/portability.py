@@ -5,7 +5,10 @@ good enough is not believed but judged, on the files that serve and with what me
 test as a training's (``personal_gate.decide``, one-sided at 90 %). It must hold that
 
     loss(new + adapter)  <  loss(new)                          surely: it helps the new model
-    loss(new + adapter)  <= loss(old + adapter) + tolerance    surely: nothing was lost on the way
+    loss(new + adapter)  <= loss(old + adapter) + margin       surely: nothing much was lost on the way
+
+with ``margin`` the tolerance, or ``LOST_SHARE`` of what the adapter surely spares the new model if that is more: of an
+adapter worth half a nat 0.02 nats are noise.
 
 The first is asked of the newest texts, which the adapter never saw. So is the second of an adapter that was trained on;
 of an adapter that moved as it is, the second is asked of the texts that it learnt as well: the same adapter saw them on
@@ -38,7 +41,8 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import ModelFile
 from protocol.errors import PenchantError
 
-TOLERANCE: Final = 0.02  # nats per token that a move may cost
+TOLERANCE: Final = 0.02  # nats per token that a move may always cost
+LOST_SHARE: Final = 0.1  # of a sure gain that it may cost
 LEARNT_TEXTS: Final = 20  # of each kind, the newest: of what the adapter learnt, to judge what was lost
 
 # Losses of some texts, token by token, under a model and an adapter (None: the model alone).
@@ -52,8 +56,8 @@ class Judgement:
     """A candidate on the new base against the new base alone and against the adapter on the old one.
 
     Losses are nats per token, weighted means over the ``texts``. ``gain`` is what the candidate spares the new base,
-    ``kept`` what it spares the old adapter (below zero: it is worse) on ``kept_texts``, each with the lower end of its
-    interval.
+    ``kept`` what it spares the old adapter (below zero: it is worse, by ``margin`` at most) on ``kept_texts``, each
+    with the lower end of its interval.
     """
 
     texts: int
@@ -65,24 +69,24 @@ class Judgement:
     gain_low: float
     kept: float
     kept_low: float
-    tolerance: float
+    margin: float
 
     @property
     def passed(self) -> bool:
         """Whether both conditions surely hold."""
-        return self.gain_low > 0 and self.kept_low >= -self.tolerance
+        return self.gain_low > 0 and self.kept_low >= -self.margin
 
     @property
     def reason(self) -> str:
         """Why it passed or not, in one line."""
         if self.gain_low <= 0:
             return f"it does not surely help the new model (gain {self.gain:.3f}, at least {self.gain_low:.3f})"
-        if self.kept_low < -self.tolerance:
+        if self.kept_low < -self.margin:
             return (
-                f"your texts may be predicted worse than before by more than {self.tolerance:g} (change "
+                f"your texts may be predicted worse than before by more than {self.margin:.3f} (change "
                 f"{self.kept:+.3f}, at least {self.kept_low:+.3f})"
             )
-        return f"it helps the new model (gain {self.gain:.3f}, at least {self.gain_low:.3f}) and loses nothing"
+        return f"it helps the new model (gain {self.gain:.3f}, at least {self.gain_low:.3f}) and loses little"
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,8 @@ def judge(
     """Compare losses of the same texts in the same order; see the top of this file. ``learnt``: those of the old
     adapter and of the candidate on what the adapter was trained on."""
     helps = decide(new_base, candidate)
-    keeps = decide([*old_adapter, *learnt[0]], [*candidate, *learnt[1]], margin=tolerance)
+    margin = max(tolerance, LOST_SHARE * helps.gain_low)
+    keeps = decide([*old_adapter, *learnt[0]], [*candidate, *learnt[1]], margin=margin)
     return Judgement(
         texts=helps.texts,
         kept_texts=keeps.texts,
@@ -224,7 +229,7 @@ def judge(
         gain_low=helps.gain_low,
         kept=keeps.gain,
         kept_low=keeps.gain_low,
-        tolerance=tolerance,
+        margin=margin,
     )
 
 

@@ -26,7 +26,10 @@ def move(
         typer.Option("--from", help="The model that the adapter is on.", show_default="PENCHANT_MODEL, else bundled"),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Nats per token that your texts may lose on the way.")
+        float,
+        typer.Option(
+            min=0.0, help="Nats per token that your texts may lose on the way, if a tenth of the gain is less."
+        ),
     ] = 0.02,
     retrain: Annotated[
         bool, typer.Option("--retrain/--no-retrain", help="Train on for a few steps if it does not fit as it is.")

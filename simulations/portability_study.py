@@ -29,7 +29,7 @@ from client.learning_rate import Scheduled
 from client.lora_layout import LoraLayout
 from client.personal_gate import SCORING_CONTEXT, split_newest, token_losses
 from client.personal_plan import BATCH_SIZE, LORA_LEARNING_RATE
-from client.portability import TOLERANCE, Losses, move_adapter
+from client.portability import LOST_SHARE, TOLERANCE, Losses, move_adapter
 from client.torch_model import TorchModel
 from client.training_ledger import TrainingLedger
 from client.training_work import TextSettings, TextWork
@@ -136,6 +136,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "people": len(rows),
         "tolerance": TOLERANCE,
+        "lost_share": LOST_SHARE,
         "outcomes": {kind: sum(row["outcome"] == kind for row in rows) for kind in ("moved", "retrained", "dropped")},
         "losses": {arm: mean_interval([row["losses"][arm] for row in rows]) for arm in (*ARMS, "gated")},
         "differences": {

@@ -147,6 +147,13 @@ def test_both_conditions_need_their_interval() -> None:
     assert not judged(EIGHT[:1], EIGHT[:1], EIGHT[:1] - 3).passed  # one text bounds nothing
 
 
+def test_of_a_large_sure_gain_a_tenth_may_be_lost() -> None:
+    assert judged(EIGHT + 0.7, EIGHT, EIGHT + 0.05).passed and not judged(EIGHT + 0.7, EIGHT, EIGHT + 0.08).passed
+    assert judged(EIGHT + 0.7, EIGHT, EIGHT + 0.05).margin == pytest.approx(0.065)
+    unsure = judged(EIGHT + np.array([1.7, -0.1] * 4), EIGHT, EIGHT + 0.05)  # the sure part of the gain counts
+    assert unsure.gain == pytest.approx(0.75) and unsure.margin < 0.05 and not unsure.passed
+
+
 def test_what_was_learnt_tells_what_was_lost_and_not_what_it_helps() -> None:
     noise = np.array([0.04, -0.04] * 4)
     held_out = as_texts(EIGHT), as_texts(EIGHT - 0.2 + noise), as_texts(EIGHT - 0.2)
