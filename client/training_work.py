@@ -2,9 +2,9 @@
 
 Both are ``training_run.Work``: pure functions of (theta, seed, step), whatever ran before.
 
-One pass of ``ObjectivesWork`` has S = ceil(n / batch size) steps, n the items (examples and pairs) of all objectives.
-Each objective is laid out in an order of the pass (drawn from the seed, or as it comes), cut into S parts of equal size
-to within one item, and step s takes part s of each:
+One pass of ``ObjectivesWork`` has S = ceil(n / batch size) steps, n the items (examples or pairs) of the largest
+objective: a further objective makes the steps richer, not more. Each is laid out in an order of the pass (drawn from the
+seed, or as it comes), cut into S parts of equal size to within one item, and step s takes part s of each:
 
     g = sum_k lambda_k grad( sum of losses of k's part / target tokens of k's part )        (pairs: / pairs)
 
@@ -71,7 +71,7 @@ class ObjectivesWork:
         reference = np.zeros(frame.dimension) if start is None else start
         usable = [objective.usable() for objective in objectives]
         self._parts = [_Part(model, frame, each, reference) for each in usable if len(each)]
-        items = sum(part.count for part in self._parts)
+        items = max((part.count for part in self._parts), default=0)
         if not items:
             raise PenchantError("there is no text to train on; remember something first")
         self._kept_out = None
