@@ -3,8 +3,8 @@
 Both are ``training_run.Work``: pure functions of (theta, seed, step), whatever ran before.
 
 One pass of ``ObjectivesWork`` has S = ceil(n / batch size) steps, n the items (examples or pairs) of the largest
-objective: a further objective makes the steps richer, not more. Each is laid out in an order of the pass (drawn from the
-seed, or as it comes), cut into S parts of equal size to within one item, and step s takes part s of each:
+objective: a further objective makes the steps richer, not more. Each is laid out in an order of the pass (drawn from
+the seed, or as it comes), cut into S parts of equal size to within one item, and step s takes part s of each:
 
     g = sum_k lambda_k grad( sum of losses of k's part / target tokens of k's part )        (pairs: / pairs)
 
