@@ -53,11 +53,14 @@ _DRAW_SEED: Final = 5  # of the long window
 @dataclass(frozen=True)
 class LifelongSettings:
     """``recent`` and ``replayed``: texts of the two windows; ``strength`` of the anchor (0: none).
-    `simulations.lifelong_study --tune` compares some."""
 
-    recent: int = 2
-    replayed: int = 8
-    strength: float = 0.0
+    `simulations.lifelong_study --tune` compares some. Ordinary LoRA learns texts that come back by heart and gets worse
+    at all others, so the anchor alone is on.
+    """
+
+    recent: int = 0
+    replayed: int = 0
+    strength: float = 0.3
 
     def __post_init__(self) -> None:
         if self.recent < 0 or self.replayed < 0 or not (math.isfinite(self.strength) and self.strength >= 0):

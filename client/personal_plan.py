@@ -5,7 +5,7 @@
                private: without notes, as a note would carry one text into another's gradient
     size       ordinary LoRA, or with privacy a thin frame; layers from the device's memory (``device_profile``)
     tiers      on top of the adapter that the fleet shares, if this device is in one (``tiers``)
-    increments a training goes on from the live adapter: new texts, and windows on those learnt before (``lifelong``)
+    increments a training goes on from the live adapter with what is new, held near it by an anchor (``lifelong``)
     run        texts, settings, model and frame as digests, so that a kept state goes on with its own run only
 
 Privacy is what the owner asks for: a personal adapter stays on the device, and an encrypted memory there holds the very

@@ -7,8 +7,8 @@ Every arm is ordinary LoRA and sees the same texts in the same order (``client.l
 
     none         no adapter
     naive        each increment goes on from the last, on its own texts alone
-    replay       with both windows: what `penchant train` does
-    anchoring    with the anchor instead
+    replay       with both windows, of one text each
+    anchoring    with the anchor instead: what `penchant train` does
     scratch      from nothing on everything so far: what there is to reach, and what it costs
 
 After increment k: loss of the texts that the first increment taught (``taught``: recall), of words held out next to
@@ -67,12 +67,11 @@ class Recipe:
     learning_rate: float = LORA_LEARNING_RATE
 
 
-DEFAULTS: Final = LifelongSettings()
 NOTHING: Final = LifelongSettings(recent=0, replayed=0, strength=0.0)
 ARMS: Final = {
     "naive": NOTHING,
-    "replay": DEFAULTS,
-    "anchoring": replace(NOTHING, strength=0.1),
+    "replay": replace(NOTHING, recent=1, replayed=1),
+    "anchoring": LifelongSettings(),
 }
 # What ``--tune`` compares: windows of three sizes, anchors of three strengths, and both.
 CANDIDATES: Final = {

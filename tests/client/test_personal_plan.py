@@ -100,7 +100,7 @@ def record_of(device: Device, count: int, frame: Frame, *, epsilon: float | None
     """What is left of a training on the ``count`` oldest messages and the oldest choice."""
     texts = own_texts(device)
     names = split_texts(OwnTexts(texts.messages[:count] * 2, texts.choices[:2]), private=True).names
-    return LifelongRecord(frame.digest, np.full(frame.dimension, 0.1), 1, names, None, epsilon)
+    return LifelongRecord(frame.digest, np.full(frame.dimension, 0.1), 1, names, epsilon)
 
 
 def test_an_increment_takes_what_is_new_and_two_windows(device: Device, frame: Frame) -> None:

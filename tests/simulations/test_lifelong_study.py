@@ -169,7 +169,8 @@ def test_the_summary_pairs_people_and_the_picture_is_drawn(tmp_path: Path, short
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_replay_is_the_products_default() -> None:
-    increment = next_increment(range(50), str, None, study.ARMS["replay"])
-    assert increment.items == tuple(range(50)) and study.ARMS["replay"] == LifelongSettings()
+def test_one_arm_is_the_products_default_and_each_tries_one_thing() -> None:
+    increment = next_increment(range(50), str, None, study.ARMS["anchoring"])
+    assert increment.items == tuple(range(50)) and study.ARMS["anchoring"] == LifelongSettings()
     assert study.ARMS["anchoring"].recent == study.ARMS["anchoring"].replayed == 0 < study.ARMS["anchoring"].strength
+    assert study.ARMS["replay"].strength == 0 < min(study.ARMS["replay"].recent, study.ARMS["replay"].replayed)
