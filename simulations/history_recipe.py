@@ -18,7 +18,7 @@ from client.lora_layout import AdapterSpace
 from client.objectives.grounded import grounded
 from client.objectives.next_token import next_token
 from client.personal_gate import decide, held_out_texts, split_newest, token_losses
-from client.personal_plan import BATCH_SIZE, LEARNING_RATE, LORA_LEARNING_RATE
+from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LEARNING_RATE, LORA_LEARNING_RATE
 from client.personal_training import own_frame
 from client.tiers import bare_footing
 from client.training import open_trainer, serving_model
@@ -40,7 +40,7 @@ class Recipe:
 
     next_token: float = 1.0
     grounded: float = 0.0
-    passes: int = 2
+    passes: int = BLIND_EPOCHS
     learning_rate: float = LORA_LEARNING_RATE
     private_rate: float = LEARNING_RATE
     clip_norm: float = 0.5

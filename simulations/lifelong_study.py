@@ -36,7 +36,7 @@ from client.lifelong import LifelongRecord, LifelongSettings, anchored, next_inc
 from client.local_training import evaluate_coordinates
 from client.lora_layout import AdapterSpace
 from client.output_words import draw_of
-from client.personal_plan import BATCH_SIZE, EPOCHS, LORA_LEARNING_RATE
+from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LORA_LEARNING_RATE
 from client.torch_model import Batch, TorchModel, as_theta
 from client.training_run import generator_of
 from edge_runtime.commands.support import one_line_errors
@@ -62,7 +62,7 @@ class Recipe:
     """How every increment is trained: passes of Adam over its texts, in batches; as `penchant train` does with so few
     new texts that none are kept out to stop by."""
 
-    epochs: int = EPOCHS
+    epochs: int = BLIND_EPOCHS
     batch_size: int = BATCH_SIZE
     learning_rate: float = LORA_LEARNING_RATE
 

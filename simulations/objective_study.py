@@ -33,7 +33,7 @@ from client.objectives.influence import base_log_probabilities, influence
 from client.objectives.next_token import next_token
 from client.objectives.objective import Objective
 from client.objectives.unlabelled import unlabelled
-from client.personal_plan import BATCH_SIZE, LORA_LEARNING_RATE
+from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LORA_LEARNING_RATE
 from client.torch_model import TorchModel
 from client.training_work import ObjectivesWork, TextSettings
 from edge_runtime.commands.support import one_line_errors
@@ -63,7 +63,7 @@ Arms = dict[str, list[Objective]]
 class Setting:
     """How every arm trains: the same passes over its own material."""
 
-    epochs: int = 2
+    epochs: int = BLIND_EPOCHS
     batch_size: int = BATCH_SIZE
     learning_rate: float = LORA_LEARNING_RATE
     weight: float = 1.0  # of the objective that an arm adds to next-token training

@@ -28,7 +28,7 @@ from client.examples import Example, make_example, prepare_input
 from client.learning_rate import Scheduled
 from client.lora_layout import LoraLayout
 from client.personal_gate import SCORING_CONTEXT, split_newest, token_losses
-from client.personal_plan import BATCH_SIZE, LORA_LEARNING_RATE
+from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LORA_LEARNING_RATE
 from client.portability import LOST_SHARE, TOLERANCE, Losses, move_adapter
 from client.torch_model import TorchModel
 from client.training_ledger import TrainingLedger
@@ -46,7 +46,7 @@ from simulations.statistics import mean_interval
 from simulations.study_command import as_command
 from simulations.village import load_village
 
-TRAINING = TextSettings(2, BATCH_SIZE, LORA_LEARNING_RATE)
+TRAINING = TextSettings(BLIND_EPOCHS, BATCH_SIZE, LORA_LEARNING_RATE)
 ARMS = ("old_base", "old_adapter", "new_base", "moved", "warm", "retrained")
 
 
