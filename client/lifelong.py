@@ -16,9 +16,9 @@ An increment goes on from the coordinates theta_old (d,) of the adapter that is 
 factors.
 
 What is kept between increments is a ``LifelongRecord`` per version of the adapter, in the encrypted file under
-``LEARNT_PREFIX``: coordinates and the SHA-256 of each text that was learnt, never a text. Replay
-draws from the texts that are on the device now. So a forget takes the record with the adapter, the next training starts
-from nothing with what stays, and nothing that was forgotten can come back through a window.
+``LEARNT_PREFIX``: coordinates and the SHA-256 of each text that was learnt, never a text. Replay draws from the texts
+that are on the device now. So a forget takes the record with the adapter, the next training starts from nothing with
+what stays, and nothing that was forgotten can come back through a window.
 
 Under DP-SGD an increment takes new texts only: then each text is in the noise of one increment, and what it loses to
 all of them is what it loses to that one (parallel composition; which text falls into which increment follows from dates

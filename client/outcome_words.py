@@ -61,7 +61,10 @@ def outcome_lines(outcome: Outcome, unit: str) -> Iterator[str]:
     plain = outcome.plain
     yield f"Without your memory, to compare: {plain.before:.3f} before, {plain.after:.3f} after; gain {_gain(plain)}."
     if outcome.installed is None:
-        yield "With your memory that is not surely a gain (it takes more than 0), so what was live stays."
+        if outcome.lost:
+            yield f"It would not surely help with {' and '.join(outcome.lost)} any more, so what was live stays."
+        else:
+            yield "With your memory that is not surely a gain (it takes more than 0), so what was live stays."
         return
     serves = outcome.installed.serves
     yield f"Live as adapter {outcome.installed.id} for {' and '.join(serves)}. Undo: penchant adapters --off"

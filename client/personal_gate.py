@@ -141,10 +141,14 @@ class Verdict:
         )
 
     @property
+    def lost(self) -> tuple[Task, ...]:
+        """The tasks that are served now and would not be by the candidate."""
+        return tuple(task for task in self.before if task not in self.serves)
+
+    @property
     def accepted(self) -> bool:
         """Whether the candidate goes live."""
-        better = any(self.served[task].accepted for task in self.serves if task in self.served)
-        return better and set(self.before) <= set(self.serves)
+        return any(self.served[task].accepted for task in self.serves if task in self.served) and not self.lost
 
 
 def split_newest(items: Sequence[Item], parts: int = 4, most: int | None = None) -> tuple[list[Item], list[Item]]:

@@ -75,7 +75,8 @@ class TrainingOutcome:
     ``epsilon_so_far`` to all trainings of this device together, had all their results been shown.
 
     ``served`` is the gate's decision on the held-out texts of each task with retrieval, ``plain`` that on all without,
-    which decides nothing. ``installed`` is None if the gate refused.
+    which decides nothing. ``installed`` is None if the gate refused; ``lost`` are the tasks that what was live serves and
+    this adapter would not.
     """
 
     objectives: tuple[str, ...]
@@ -92,6 +93,7 @@ class TrainingOutcome:
     seconds: float
     served: Mapping[Task, GateDecision]
     plain: GateDecision
+    lost: tuple[Task, ...]
     installed: AdapterVersion | None
 
 
@@ -201,6 +203,7 @@ def train_device(
         seconds=made.seconds,
         served=verdict.served,
         plain=verdict.plain,
+        lost=verdict.lost,
         installed=installed,
     )
 

@@ -180,7 +180,7 @@ def move_on_device(
             for part in (newest, recent)
         )
         if not held_out:
-            raise PenchantError(f"there is nothing to judge by of what the adapter serves: {', '.join(version.serves)}")
+            raise PenchantError(f"no text is held out of what the adapter serves ({', '.join(version.serves)})")
         *_, objective = objectives_of(engine, device.memory, older, private=version.epsilon is not None)
     ledger = TrainingLedger(device.vault)
 

@@ -46,6 +46,7 @@ OUTCOME = TrainingOutcome(
     seconds=1.5,
     served={"drafts": GateDecision(4, 3.5, 3.4, 0.1, -0.05)},
     plain=GateDecision(4, 4.0, 3.9, 0.1, -math.inf),
+    lost=(),
     installed=None,
 )
 
@@ -81,6 +82,8 @@ def test_it_says_what_came_of_it(training: list[Callable[..., TrainingOutcome]])
     assert "4 newest messages, which no training saw, with what your memory adds to the prompt: 3.500 be" in shown
     assert "gain 0.100, at least -0.050 with 90 %" in shown and "Without your memory, to compare: 4.000" in shown
     assert "stays on this device and may repeat your words" in shown and "not surely a gain" in shown
+    training[0] = lambda device, **options: replace(OUTCOME, lost=("answers",))
+    assert "It would not surely help with answers any more, so what was live stays." in run().stdout
     training[0] = lambda device, **options: replace(
         OUTCOME,
         increment=2,

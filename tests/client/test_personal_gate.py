@@ -202,6 +202,7 @@ def test_nothing_that_is_served_gets_lost(monkeypatch: pytest.MonkeyPatch, engin
     gains = {b"live": (0.2, 0.2), b"new": (0.4, -0.1)}
     both = judged(monkeypatch, engine, device, gains, serves=("drafts", "answers"))
     assert both.serves == ("drafts",) and both.served["drafts"].accepted and not both.accepted
+    assert both.lost == ("answers",)
     assert both.served["answers"].gain == pytest.approx(-0.3) and both.alone["answers"].gain == pytest.approx(-0.1)
     drafts = judged(monkeypatch, engine, device, gains, serves=("drafts",), choices=1)
     assert drafts.accepted and drafts.serves == ("drafts",)
