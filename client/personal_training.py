@@ -75,8 +75,8 @@ class TrainingOutcome:
     ``epsilon_so_far`` to all trainings of this device together, had all their results been shown.
 
     ``served`` is the gate's decision on the held-out texts of each task with retrieval, ``plain`` that on all without,
-    which decides nothing. ``installed`` is None if the gate refused; ``lost`` are the tasks that what was live serves and
-    this adapter would not.
+    which decides nothing. ``installed`` is None if the gate refused; ``lost`` are the tasks that what is live serves
+    and this adapter would not.
     """
 
     objectives: tuple[str, ...]
