@@ -22,10 +22,7 @@ export async function showAdapters(place) {
         "p",
         { class: "lead" },
         adapters.length
-          ? [
-              "What this device has learnt about how you write and what you prefer. A new version goes live only for ",
-              "what it was shown to help, on your own words: drafts in your voice, answers to your questions.",
-            ]
+          ? "Learnt from your own words, and used only for what it surely helps: drafts in your voice, answers to you."
           : "This device has no adapter yet.",
       ),
       adapters.length === 0 &&
