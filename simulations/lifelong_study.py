@@ -73,12 +73,13 @@ ARMS: Final = {
     "replay": replace(NOTHING, recent=1, replayed=1),
     "anchoring": LifelongSettings(),
 }
-# What ``--tune`` compares: windows of three sizes, anchors of three strengths, and both.
+# What ``--tune`` compares: windows of three sizes, anchors of four strengths, and both.
 CANDIDATES: Final = {
     "naive": NOTHING,
     "windows 1+1": LifelongSettings(recent=1, replayed=1, strength=0.0),
     "windows 2+2": LifelongSettings(recent=2, replayed=2, strength=0.0),
     "windows 2+8": LifelongSettings(recent=2, replayed=8, strength=0.0),
+    "anchor 0.01": replace(NOTHING, strength=0.01),
     "anchor 0.1": replace(NOTHING, strength=0.1),
     "anchor 0.3": replace(NOTHING, strength=0.3),
     "anchor 1": replace(NOTHING, strength=1.0),
