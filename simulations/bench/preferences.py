@@ -215,11 +215,11 @@ def _choice_cases(right: Mapping[str, Sequence[bool]], found: float) -> dict[str
 
 
 def wilson(hits: int, count: int, z: float = 1.959964) -> list[float]:
-    """The 95 % score interval of a share (Wilson 1927)."""
+    """The 95 % score interval of a share (Wilson 1927). It holds the share, whatever rounding makes of its ends."""
     share = hits / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return [float(max(0.0, centre - half)), float(min(1.0, centre + half))]
+    return [float(min(share, max(0.0, centre - half))), float(max(share, min(1.0, centre + half)))]
 
 
 def _mean(values: Sequence[bool]) -> float:

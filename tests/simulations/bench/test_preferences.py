@@ -111,6 +111,10 @@ def test_choices_are_paired_and_do_not_depend_on_where_the_right_one_stands(
 def test_wilson_intervals() -> None:
     assert wilson(0, 10) == pytest.approx([0.0, 0.2775], abs=1e-3)
     assert wilson(5, 10) == pytest.approx([0.2366, 0.7634], abs=1e-3)
+    for count in range(1, 80):  # with 4 of 4 the upper end was rounded to less than 1
+        for hits in range(count + 1):
+            low, high = wilson(hits, count)
+            assert 0.0 <= low <= hits / count <= high <= 1.0
 
 
 def test_without_data_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
