@@ -1,7 +1,8 @@
 """What a device trains: which tier, how many layers, which rank, how many texts at a time; a function of its facts.
 
 Memory at the peak, in bytes, for a model of P parameters, L adapted layers of width h and inner width f, numbers of b
-bytes (2 in bfloat16, else 4), n texts at a time of t tokens, N texts in all and W words in the output layer:
+bytes (2 in bfloat16, else 4), n texts at a time of t tokens, N texts in all and W words in the output layer (without
+privacy one chat of three texts at a time; its tellings are as many as the texts):
 
     opening the model    250 MiB + 5.8 P                     (the file is de-quantised to float32 first)
     training             460 MiB + P b                       Python, torch, llama.cpp; the model
@@ -10,9 +11,9 @@ bytes (2 in bfloat16, else 4), n texts at a time of t tokens, N texts in all and
                          + 60 d + m L (3 h + f) b            LoRA: its d numbers with their moments, and its inputs
 
 with m = n t, but no more at once than ``TOKENS_AND_LAYERS_AT_ONCE / L`` (or one text). The constants are those of the
-default model in bfloat16, measured, and hold it to 8 %. Memory decides how many texts are differentiated at a time,
-which changes no result, and, where one is too many, how many layers are adapted: as many as fit, since layers make more
-of the gain than rank or kinds of map (``simulations.frame_study``).
+default model in bfloat16, measured, and hold it to 8 %. Memory decides how many texts of a private step are
+differentiated at a time, which changes no result, and, where one is too many, how many layers are adapted: as many as
+fit, since layers make more of the gain than rank or kinds of map (``simulations.frame_study``).
 
 The tier is ordinary LoRA on all maps: it learns one person's few texts far better than the coordinates of a frame, and
 needs no frame to be made first (``penchant bench training``). With privacy it is a thin frame: noise grows with the
@@ -73,8 +74,8 @@ class TrainedShape:
 
 @dataclass(frozen=True)
 class TrainingProfile:
-    """What is trained: ``layers`` from the top, maps of ``kinds``, at ``rank``; ``rows`` texts differentiated at a time
-    by ``threads``; ``numbers`` in all. Tier "none": nothing, and ``reasons`` say why."""
+    """What is trained: ``layers`` from the top, maps of ``kinds``, at ``rank``; ``rows`` texts (LoRA: chats)
+    differentiated at a time by ``threads``; ``numbers`` in all. Tier "none": nothing, and ``reasons`` say why."""
 
     tier: Tier
     layers: int
@@ -91,9 +92,10 @@ class TrainingProfile:
         if self.tier == "none":
             return f"No adapter is trained: {why}."
         what = "LoRA" if self.tier == "lora" else "coordinates"
+        at_once = f", {self.rows} texts at a time" if self.tier == "frame" else ""
         return (
             f"Training {self.numbers:,} numbers ({what} of rank {self.rank} on {len(self.kinds)} maps in each of the "
-            f"top {self.layers} layers), {self.rows} texts at a time: {why}."
+            f"top {self.layers} layers){at_once}: {why}."
         )
 
 
@@ -122,12 +124,12 @@ def device_profile(
         rank, kinds, why = LORA_RANK, ALL_KINDS, "no noise, so as many as learn best"
     free = memory_bytes if memory_bytes is not None else 1024 * MIB
     for count in range(model_shape.layers, 0, -1):
-        rows = MOST_ROWS
+        rows = most = MOST_ROWS if private else 1
         while rows and memory_needed(tier, model_shape, count, rows, texts, max_tokens, bytes_per_number) > free:
             rows //= 2
         if rows:
             reasons = [why]
-            if count < model_shape.layers or rows < MOST_ROWS:
+            if count < model_shape.layers or rows < most:
                 short = "layers" if count < model_shape.layers else "at a time"
                 reasons.append(f"{free // MIB} MiB of memory hold no more {short}")
             threads = resources_for(DeviceProfile(cores, memory_bytes, on_mains=True, load=None)).threads

@@ -20,12 +20,8 @@ _JUDGED_BY: Final[dict[Task, str]] = {
 _MATERIAL: Final[dict[Task, str]] = {"drafts": "messages of yours", "answers": "answers that you preferred"}
 
 _OBJECTIVES: Final = {
-    "next_token": "your words after their requests",
-    "grounded": "the same behind the notes that memory adds",
-    "preference": "the answers that you preferred, against the others",
-    "influence": "your words, most where your history foretells them",
-    "conversation_questions": "questions about what you told",
-    "unlabelled": "the documents that you brought in",
+    "turns": "your words after their requests, three to a chat",
+    "next_token": "your words after their requests, each by itself",
 }
 
 
@@ -43,7 +39,7 @@ def outcome_lines(outcome: Outcome, unit: str) -> Iterator[str]:
             f"{outcome.needed}. --fresh trains on all of them from nothing."
         )
         return
-    learnt = "; ".join(_OBJECTIVES[name] for name in outcome.objectives)
+    learnt = _OBJECTIVES[outcome.objective]
     stopped = f", and stopped by {outcome.stop_texts} more" if outcome.stop_texts else ""
     texts = f"{outcome.texts} texts"
     if outcome.increment > 1:

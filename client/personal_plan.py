@@ -1,8 +1,8 @@
 """What `penchant train` trains on, and the run that makes of it.
 
     texts      the owner's messages and choices, older to newer:   | trained on | stop by | held out for the gate |
-    objectives without privacy: each text behind the prompt that serves it, with notes and without
-               private: without notes, as a note would carry one text into another's gradient
+    objective  without privacy: three texts to a chat, as turns (``objectives.turns``), grouped anew for every pass
+               private: each text by itself, as a chat would carry one into another's gradient
     size       ordinary LoRA, or with privacy a thin frame; layers from the device's memory (``device_profile``)
     tiers      on top of the adapter that the fleet shares, if this device is in one (``tiers``)
     increments a training goes on from the live adapter with what is new, held near it by an anchor (``lifelong``)
@@ -36,8 +36,10 @@ from client.lifelong import (
     record_after,
 )
 from client.lora_layout import AdapterSpace, LoraLayout
-from client.objectives.defaults import default_objectives
+from client.objectives.next_token import next_token
 from client.objectives.objective import Objective
+from client.objectives.turns import MAX_TOKENS as CHAT_TOKENS
+from client.objectives.turns import turns
 from client.personal_gate import split_newest
 from client.privacy_units import Units, conversation_of, units_of
 from client.tiers import Footing, TieredWork
@@ -48,7 +50,6 @@ from client.training_work import ObjectivesWork, PrivateObjectivesWork, TextSett
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.feedback.preferences import Preference
-from edge_runtime.memory.memory import Memory
 from edge_runtime.memory.statements import MemoryItem
 from edge_runtime.models.catalogue import ModelFile, read_model_shape
 from edge_runtime.models.resources import probe
@@ -60,7 +61,7 @@ HELD_OUT_TEXTS: Final = 40  # of each kind, at most: they are scored twice under
 EARLY_STOP_TEXTS, STOP_PARTS = 24, 6  # fewer texts tell too little to choose a step by a sixth of them
 EPOCHS: Final = 3  # passes at most, where texts are kept out to stop by: the first that makes nothing better ends it
 BLIND_EPOCHS: Final = 2  # passes where none are: a third was worse for five of six tuning people (at rate 0.003)
-BATCH_SIZE: Final = 4
+BATCH_SIZE: Final = 1  # chats of three texts
 LEARNING_RATE: Final = 0.02  # of a frame of all layers; 0.05 is too much for them (``simulations.frame_study``)
 LORA_LEARNING_RATE: Final = 0.005
 LIFELONG: Final = LifelongSettings()
@@ -144,9 +145,11 @@ def _choice_name(choice: Preference) -> str:
     return name_of(choice.prompt, choice.chosen)
 
 
-def objectives_of(engine: Engine, memory: Memory, texts: OwnTexts, *, private: bool) -> list[Objective]:
-    """The objectives of these texts; the last is that by which a training stops, and which a warm start takes."""
-    return default_objectives(engine, memory, texts.messages, texts.choices, private=private)
+def objective_of(engine: Engine, texts: OwnTexts, *, private: bool, tellings: int = 1) -> Objective:
+    """What is minimised over these texts, told so many times where that makes a difference."""
+    if private:
+        return next_token(engine, texts.messages, texts.choices)
+    return turns(engine, texts.messages, texts.choices, tellings=tellings)
 
 
 def profile_of(model: ModelFile, texts: int, *, private: bool, memory_bytes: int | None) -> TrainingProfile:
@@ -159,7 +162,7 @@ def profile_of(model: ModelFile, texts: int, *, private: bool, memory_bytes: int
         TrainedShape.of(model.path),
         texts,
         private=private,
-        max_tokens=MAX_TOKENS,
+        max_tokens=MAX_TOKENS if private else CHAT_TOKENS,
         bytes_per_number=fast_dtype().itemsize,
     )
     if profile.tier == "none":
@@ -174,12 +177,12 @@ def layers_of(frame: Frame, model: ModelFile) -> int:
 
 @dataclass(frozen=True)
 class PersonalPlan:
-    """A run from ``start`` (d,) with what is said about it: the names of its ``objectives``, how many ``units`` the
+    """A run from ``start`` (d,) with what is said about it: the name of its ``objective``, how many ``units`` the
     promise counts, and what one of them loses (``epsilon`` infinite: no promise) at ``delta``."""
 
     run: RunPlan
     start: Vector
-    objectives: tuple[str, ...]
+    objective: str
     units: int
     epsilon: float
     delta: float
@@ -198,13 +201,12 @@ def plan_run(
 ) -> PersonalPlan:
     """The run that these texts and this privacy make, on top of the fleet's tier (``stand``) and of ``record`` (None:
     nothing was trained before), differentiating at most ``rows`` texts at a time. With privacy ``space`` is a frame."""
-    private = privacy is not None
-    engine, memory = trainer.engine, device.memory
-    objectives = objectives_of(engine, memory, parts.training, private=private)
-    stop = objectives_of(engine, memory, parts.stop, private=private)[-1] if len(parts.stop) else None
+    private, engine = privacy is not None, trainer.engine
+    stop = objective_of(engine, parts.stop, private=private) if len(parts.stop) else None
+    epochs = EPOCHS if stop else BLIND_EPOCHS
+    objective = objective_of(engine, parts.training, private=private, tellings=epochs)
     delta = 1.0 / (10 * len(parts.training))
-    texts_sha256 = digest([[one.content for one in objectives], stop.content if stop else None])
-    names = tuple(one.name for one in objectives)
+    texts_sha256 = digest([objective.content, stop.content if stop else None])
 
     start = stand.start if record is None else record.theta
     beside = [[name, left.tobytes(), right.tobytes()] for name, (left, right) in sorted(stand.beside.items())]
@@ -220,11 +222,11 @@ def plan_run(
 
     if privacy is None:
         rate = LORA_LEARNING_RATE if isinstance(space, LoraLayout) else LEARNING_RATE
-        settings = TextSettings(EPOCHS if stop else BLIND_EPOCHS, BATCH_SIZE, rate, patience=1)
-        work = ObjectivesWork(trainer.torch_model, space, objectives, stop, settings, start=start)
+        settings = TextSettings(epochs, BATCH_SIZE, rate, patience=1)
+        work = ObjectivesWork(trainer.torch_model, space, [objective], stop, settings, start=start)
         rows = min(rows, settings.batch_size)
         run = RunPlan(on_what_stands(work), texts_sha256, plan_sha256(settings), rows)
-        return PersonalPlan(run, start, names, len(parts.training), math.inf, delta)
+        return PersonalPlan(run, start, objective.name, len(parts.training), math.inf, delta)
     if isinstance(space, LoraLayout):
         raise PenchantError("private training needs a frame: ordinary LoRA has too many numbers for its noise")
     units = units_for(parts.training, privacy.unit)
@@ -239,11 +241,11 @@ def plan_run(
     sampling, steps = private_settings.sampling_rate, private_settings.steps
     noise = noise_multiplier_for(privacy.epsilon, delta, sampling, steps)
     noisy = PrivateObjectivesWork(
-        trainer.torch_model, space, objectives, private_settings, noise, units=units, start=start
+        trainer.torch_model, space, [objective], private_settings, noise, units=units, start=start
     )
     plan = plan_sha256([private_settings, privacy.unit, [members.tolist() for members in units.members]])
     run = RunPlan(on_what_stands(noisy), texts_sha256, plan, rows, noise, sampling)
-    return PersonalPlan(run, start, names, units.count, epsilon_spent(noise, sampling, steps, delta), delta)
+    return PersonalPlan(run, start, objective.name, units.count, epsilon_spent(noise, sampling, steps, delta), delta)
 
 
 def record_for(

@@ -69,7 +69,7 @@ _JUDGING: Final = "judging on held-out texts"
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a training run did: ``numbers`` trained with the ``objectives`` on ``texts``, of which ``new_texts`` had not
+    """What a training run did: ``numbers`` trained with the ``objective`` on ``texts``, of which ``new_texts`` had not
     been trained on, in the ``increment``-th training of this adapter; ``stop_texts`` decided when to stop (0: all steps
     were taken). What one of the ``units`` loses is ``epsilon`` at ``delta`` (infinite: no privacy) to this run and
     ``epsilon_so_far`` to all trainings of this device together, had all their results been shown.
@@ -79,7 +79,7 @@ class TrainingOutcome:
     and this adapter would not.
     """
 
-    objectives: tuple[str, ...]
+    objective: str
     numbers: int
     increment: int
     texts: int
@@ -189,7 +189,7 @@ def train_device(
     note = _note(made.record, privacy)
     installed = conclude(device.vault, live[0].id if live else None, made.data, verdict, made.record, note=note)
     return TrainingOutcome(
-        objectives=made.objectives,
+        objective=made.objective,
         numbers=made.numbers,
         increment=made.parts.number,
         texts=len(made.parts.training),
@@ -230,7 +230,7 @@ class _Made:
     data: bytes
     record: LifelongRecord
     parts: TextParts
-    objectives: tuple[str, ...]
+    objective: str
     numbers: int
     units: int
     epsilon: float
@@ -306,7 +306,7 @@ def _train(
         data=data,
         record=record,
         parts=parts,
-        objectives=plan.objectives,
+        objective=plan.objective,
         numbers=space.dimension,
         units=plan.units,
         epsilon=plan.epsilon,

@@ -30,7 +30,7 @@ from typing import Final, Literal
 from client.device_profile import MINIMUM_TEXTS
 from client.examples import Example
 from client.personal_gate import SCORING_CONTEXT, TokenLosses, decide, held_out_texts, token_losses
-from client.personal_plan import HELD_OUT_TEXTS, objectives_of, own_texts, units_for
+from client.personal_plan import HELD_OUT_TEXTS, objective_of, own_texts, units_for
 from client.training_ledger import TrainingLedger
 from client.warm_start import rebased, warm_retrained
 from edge_runtime.adapters.adapter_file import read_adapter
@@ -181,11 +181,12 @@ def move_on_device(
         )
         if not held_out:
             raise PenchantError(f"no text is held out of what the adapter serves ({', '.join(version.serves)})")
-        *_, objective = objectives_of(engine, device.memory, older, private=version.epsilon is not None)
+        private = version.epsilon is not None
+        objective = objective_of(engine, older, private=private)
     ledger = TrainingLedger(device.vault)
 
     def warm(moved: bytes) -> bytes:
-        texts, units = objective.examples, units_for(older, "conversation")
+        texts, units = objective.examples, units_for(older, "conversation") if private else None
         return warm_retrained(moved, new, texts, ledger=ledger, units=units, max_tokens=objective.max_tokens)
 
     result = move_adapter(

@@ -185,7 +185,8 @@ class TorchModel:
     def prepare(self, texts: Sequence[Text], *, max_tokens: int = 160, apart: bool = False) -> Batch:
         """Cache everything below the adapters for texts given as (tokens, prompt_length) or with weights.
 
-        Only tokens after the prompt are targets. Texts are cut to ``max_tokens``. ``apart``: see ``Batch``.
+        Only tokens after the prompt are targets, but for those of weight 0. Texts are cut to ``max_tokens``. ``apart``:
+        see ``Batch``.
         """
         used = [text for text in texts if min(len(text[0]), max_tokens) > text[1]]
         if not used:
@@ -197,13 +198,17 @@ class TorchModel:
             tokens[row, :length] = torch.tensor(list(text[0])[:length])
             first = max(text[1], 1)
             targets[row, first - 1 : length - 1] = tokens[row, first:length]
+        weights = _token_weights(used, tokens.shape[1])
+        if weights is not None:
+            targets[weights == 0] = IGNORED
+            weights = None if bool((weights[targets != IGNORED] == 1).all()) else weights
         hidden = torch.zeros(*tokens.shape, self.output_weight.shape[1], dtype=self.dtype)
         for index in torch.split(torch.arange(len(used)), max(1, TOKENS_AT_ONCE // tokens.shape[1])):
             packing = Packing.of(lengths[index])
             packed = self._lm.model.embed_tokens(packing.pack(tokens[index, : packing.width]))[None]
             lower = self._run(packed, 0, self.first_adapted, packing)[0]
             hidden[index, : packing.width] = packing.pad(lower)
-        return Batch(hidden, lengths, targets, _token_weights(used, tokens.shape[1]), apart)
+        return Batch(hidden, lengths, targets, weights, apart)
 
     def pieces(self, batch: Batch, index: Tensor, most: int) -> list[Tensor]:
         """The examples ``index`` (n,) in turn, ``most`` at a time, and several only as far as a step that adapts these

@@ -2,9 +2,9 @@
 
 Both are ``training_run.Work``: pure functions of (theta, seed, step), whatever ran before.
 
-One pass of ``ObjectivesWork`` has S = ceil(n / batch size) steps, n the items (examples or pairs) of the largest
-objective: a further objective makes the steps richer, not more. Each is laid out in an order of the pass (drawn from
-the seed, or as it comes), cut into S parts of equal size to within one item, and step s takes part s of each:
+One pass of ``ObjectivesWork`` has S = ceil(n / batch size) steps, n the items (examples or pairs) that it takes of the
+largest objective: a further objective makes the steps richer, not more. Each is laid out in an order of the pass (drawn
+from the seed, or as it comes), cut into S parts of equal size to within one item, and step s takes part s of each:
 
     g = sum_k lambda_k grad( sum of losses of k's part / target tokens of k's part )        (pairs: / pairs)
 
@@ -71,7 +71,7 @@ class ObjectivesWork:
         reference = np.zeros(frame.dimension) if start is None else start
         usable = [objective.usable() for objective in objectives]
         self._parts = [_Part(model, frame, each, reference) for each in usable if len(each)]
-        items = max((part.count for part in self._parts), default=0)
+        items = max((len(taken) for part in self._parts for taken in part.passes), default=0)
         if not items:
             raise PenchantError("there is no text to train on; remember something first")
         self._kept_out = None
@@ -88,7 +88,8 @@ class ObjectivesWork:
         self._model.set_frame(self._frame)
         total = np.zeros_like(theta)
         for part in self._parts:
-            order = np.arange(part.count) if part.objective.in_order else random.permutation(part.count)
+            taken = part.passes[passed % len(part.passes)]
+            order = taken if part.objective.in_order else random.permutation(taken)
             chosen = np.array_split(order, self._per_pass)[number]
             if len(chosen):
                 total += part.objective.weight * part.mean_gradient(torch.from_numpy(chosen), theta, rows)
@@ -192,10 +193,10 @@ class PrivateWork(PrivateObjectivesWork):
 
 
 class _Part:
-    """One objective, prepared: ``count`` items, each with something to train on."""
+    """One objective, prepared: each of its items has something to train on, and ``passes`` say which a pass takes."""
 
     def __init__(self, model: TorchModel, frame: AdapterSpace, objective: Objective, start: Vector) -> None:
-        self.objective, self.count, self._model, self._frame = objective, len(objective), model, frame
+        self.objective, self.passes, self._model, self._frame = objective, objective.passes(), model, frame
         self._batch: Batch | None = None
         self._pairs: PreparedPairs | None = None
         if objective.pairs:

@@ -27,7 +27,7 @@ from client.examples import message_examples
 from client.learning_rate import Scheduled
 from client.lora_layout import LoraLayout
 from client.personal_install import adapter_file
-from client.personal_plan import BATCH_SIZE, LORA_LEARNING_RATE
+from client.personal_plan import LORA_LEARNING_RATE
 from client.torch_model import TorchModel
 from client.training_work import TextSettings, TextWork
 from edge_runtime.answering.answering import build_messages
@@ -46,7 +46,7 @@ from protocol.errors import PenchantError
 from simulations.arms import DRAFT_MEMORIES, NOTHING_FOUND
 from simulations.benchmarks.form import Benchmark, Query, Serving, Task
 from simulations.benchmarks.metrics import rouge
-from simulations.personal_fleet import run_work
+from simulations.personal_fleet import SINGLE_TEXTS, run_work
 
 CONTEXT_TOKENS: Final = 1024
 GOLD_TOKENS: Final = 64  # of a gold text or an option are scored at most
@@ -62,7 +62,7 @@ class Recipe:
 
     rank: int = LORA_RANK
     passes: int = 2
-    batch_size: int = BATCH_SIZE
+    batch_size: int = SINGLE_TEXTS
     learning_rate: float = LORA_LEARNING_RATE
     newest: int = 40
     max_tokens: int = 128

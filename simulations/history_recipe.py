@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from client.device_profile import MINIMUM_TEXTS, PRIVATE_RANK
 from client.dp_sgd import PrivateSettings, noise_multiplier_for
@@ -17,6 +17,7 @@ from client.learning_rate import Scheduled
 from client.lora_layout import AdapterSpace
 from client.objectives.grounded import grounded
 from client.objectives.next_token import next_token
+from client.objectives.turns import turns
 from client.personal_gate import decide, held_out_texts, split_newest, token_losses
 from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LEARNING_RATE, LORA_LEARNING_RATE
 from client.personal_training import own_frame
@@ -32,14 +33,14 @@ from simulations.personal_fleet import Workshop, run_work
 
 @dataclass(frozen=True)
 class Recipe:
-    """Weights of the objectives, passes over the texts, and Adam's step: ordinary LoRA on all maps, as `penchant train`
-    trains it without privacy, but for stopping early. ``private_rate``, ``clip_norm``, ``private_passes`` and
-    ``sampling_rate`` are of DP-SGD in the frame, whose texts come without notes: a note would carry one text into
-    another's gradient.
+    """Objective, passes over the texts, and Adam's step: ordinary LoRA on all maps, as `penchant train` trains it
+    without privacy, but for stopping early. Steps are of ``batch_size`` chats or texts. ``private_rate``,
+    ``clip_norm``, ``private_passes`` and ``sampling_rate`` are of DP-SGD in the frame, whose texts come by themselves:
+    a chat would carry one text into another's gradient.
     """
 
-    next_token: float = 1.0
-    grounded: float = 0.0
+    objective: Literal["turns", "next_token", "grounded"] = "turns"
+    batch_size: int = BATCH_SIZE
     passes: int = BLIND_EPOCHS
     learning_rate: float = LORA_LEARNING_RATE
     private_rate: float = LEARNING_RATE
@@ -99,13 +100,14 @@ def train_person(shop: Workshop, device: Device, recipe: Recipe, *, epsilon: flo
         texts = next_token(engine, training, [])
         noisy = PrivateObjectivesWork(shop.torch_model, shop.frame, [texts], private, noise)
         return run_work(Scheduled(noisy), start, seed=recipe.seed)
-    objectives = []
-    if recipe.next_token:
-        objectives.append(next_token(engine, training, [], weight=recipe.next_token))
-    if recipe.grounded:
-        objectives.append(grounded(engine, device.memory, training, [], weight=recipe.grounded))
-    settings = TextSettings(recipe.passes, BATCH_SIZE, recipe.learning_rate)
-    work = ObjectivesWork(shop.torch_model, space, objectives, None, settings)
+    if recipe.objective == "turns":
+        objective = turns(engine, training, [], tellings=recipe.passes)
+    elif recipe.objective == "next_token":
+        objective = next_token(engine, training, [])
+    else:
+        objective = grounded(engine, device.memory, training, [])
+    settings = TextSettings(recipe.passes, recipe.batch_size, recipe.learning_rate)
+    work = ObjectivesWork(shop.torch_model, space, [objective], None, settings)
     return run_work(Scheduled(work), start, seed=recipe.seed)
 
 

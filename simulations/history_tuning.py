@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from client.personal_plan import BATCH_SIZE
 from edge_runtime.commands.support import one_line_errors
 from edge_runtime.device import SharedEmbedder
 from edge_runtime.memory.memory import TextEmbedder
@@ -25,12 +26,12 @@ from protocol.errors import PenchantError
 from simulations.datasets import data_folder
 from simulations.history_recipe import Recipe, open_workshop, personal_space, train_person
 from simulations.people import Person
-from simulations.personal_fleet import HistorySplit, Workshop, device_of, load_groups
+from simulations.personal_fleet import SINGLE_TEXTS, HistorySplit, Workshop, device_of, load_groups
 from simulations.statistics import mean_interval
 from simulations.study_command import as_command
 
 RESULTS: Final = "tuning.jsonl"
-OBJECTIVES: Final = {"next_token": (1.0, 0.0), "grounded": (0.0, 1.0), "both": (0.5, 0.5)}
+OBJECTIVES: Final = {"turns": BATCH_SIZE, "next_token": SINGLE_TEXTS, "grounded": SINGLE_TEXTS}  # and their batches
 
 
 def recipe_of(name: str) -> Recipe:
@@ -39,8 +40,7 @@ def recipe_of(name: str) -> Recipe:
         kind, rate = name.split()
         if kind.startswith("epsilon-"):
             return replace(Recipe(), private_rate=float(rate))
-        own, noted = OBJECTIVES[kind]
-        return replace(Recipe(), next_token=own, grounded=noted, learning_rate=float(rate))
+        return Recipe(objective=kind, batch_size=OBJECTIVES[kind], learning_rate=float(rate))  # type: ignore[arg-type]
     except (ValueError, KeyError):
         raise PenchantError(f"a recipe is 'OBJECTIVE RATE', with one of {', '.join(OBJECTIVES)} or epsilon-E") from None
 

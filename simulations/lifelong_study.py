@@ -36,7 +36,7 @@ from client.lifelong import LifelongRecord, LifelongSettings, anchored, next_inc
 from client.local_training import evaluate_coordinates
 from client.lora_layout import AdapterSpace
 from client.output_words import draw_of
-from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LORA_LEARNING_RATE
+from client.personal_plan import BLIND_EPOCHS, LORA_LEARNING_RATE
 from client.torch_model import Batch, TorchModel, as_theta
 from client.training_run import generator_of
 from edge_runtime.commands.support import one_line_errors
@@ -46,7 +46,7 @@ from protocol.frames import Vector
 from simulations.datasets import data_folder
 from simulations.lifelong_people import Year, YearSplit, load_years
 from simulations.lifelong_plot import draw
-from simulations.personal_fleet import Workshop, run_work
+from simulations.personal_fleet import SINGLE_TEXTS, Workshop, run_work
 from simulations.statistics import mean_interval
 from simulations.study_command import as_command
 
@@ -63,7 +63,7 @@ class Recipe:
     new texts that none are kept out to stop by."""
 
     epochs: int = BLIND_EPOCHS
-    batch_size: int = BATCH_SIZE
+    batch_size: int = SINGLE_TEXTS
     learning_rate: float = LORA_LEARNING_RATE
 
 

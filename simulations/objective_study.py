@@ -4,15 +4,17 @@
 
 | experiment | people | arms against ``next_token`` | judged on |
 |---|---|---|---|
-| `writing` | novels, blogs | `grounded`, both, `influence` | held-out texts, without and with retrieval |
+| `writing` | novels, blogs | `turns`, `grounded`, both, `influence` | held-out texts, without and with retrieval |
 | `labels` | blogs | a tenth of the labelled texts, without and with the rest as plain documents | the same |
 | `preference` | ukpconvarg, village | preferred texts with DPO beside, DPO alone | held-out pairs, preferred texts |
 | `questions` | locomo | questions about what was said, alone and beside | facts, without and with retrieval |
 
 Every arm is ordinary LoRA, trained as `penchant train` does without privacy (but for stopping early) and scored by
-llama.cpp on the quantised file. One row per person and arm is written as it comes, and what is there already is not
-computed again. Weights are chosen on the ``tuning`` group, whose people are in no table; ``--group judged`` makes the
-tables.
+llama.cpp on the quantised file: `turns` is what it minimises, a chat of three texts a step, the others take four texts.
+As steps are worth something by themselves, `next_token, batches of 3` takes as many of them as `turns`.
+
+One row per person and arm is written as it comes, and what is there already is not computed again. Weights are chosen
+on the ``tuning`` group, whose people are in no table; ``--group judged`` makes the tables.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from client.objectives.grounded import grounded
 from client.objectives.influence import base_log_probabilities, influence
 from client.objectives.next_token import next_token
 from client.objectives.objective import Objective
+from client.objectives.turns import TOGETHER, turns
 from client.objectives.unlabelled import unlabelled
 from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LORA_LEARNING_RATE
 from client.torch_model import TorchModel
@@ -44,7 +47,7 @@ from simulations.datasets import data_folder
 from simulations.objective_choices import choice_people, judge_pairs
 from simulations.objective_recall import fact_people, judge_facts
 from simulations.people import Person
-from simulations.personal_fleet import HistorySplit, Workshop, device_of, load_groups, run_work
+from simulations.personal_fleet import SINGLE_TEXTS, HistorySplit, Workshop, device_of, load_groups, run_work
 from simulations.statistics import mean_interval
 from simulations.study_command import as_command
 
@@ -55,6 +58,7 @@ SOURCES: Final = {
     "questions": ("locomo",),
 }
 FEW: Final = 0.1  # the share of labelled texts of the arm with few labels
+CHATS, SMALL_BATCH = "turns", f"next_token, batches of {TOGETHER}"
 Losses = Mapping[str, float]
 Arms = dict[str, list[Objective]]
 
@@ -64,9 +68,14 @@ class Setting:
     """How every arm trains: the same passes over its own material."""
 
     epochs: int = BLIND_EPOCHS
-    batch_size: int = BATCH_SIZE
+    batch_size: int = SINGLE_TEXTS
     learning_rate: float = LORA_LEARNING_RATE
     weight: float = 1.0  # of the objective that an arm adds to next-token training
+
+    def of(self, arm: str) -> TextSettings:
+        """The steps of an arm."""
+        batch_size = {CHATS: BATCH_SIZE, SMALL_BATCH: TOGETHER}.get(arm, self.batch_size)
+        return TextSettings(self.epochs, batch_size, self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -85,16 +94,15 @@ class Study:
         self.shop, self.setting = shop, setting
         self.start = shop.lora.start(0)
 
-    def adapter(self, objectives: Sequence[Objective]) -> bytes:
+    def adapter(self, objectives: Sequence[Objective], settings: TextSettings) -> bytes:
         """The adapter that a person gets from these objectives."""
-        settings = TextSettings(self.setting.epochs, self.setting.batch_size, self.setting.learning_rate)
         work = ObjectivesWork(self.shop.torch_model, self.shop.lora, objectives, None, settings, start=self.start)
         return self.shop.adapter(run_work(Scheduled(work), self.start), self.shop.lora)
 
     def rows(self, subject: Subject, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The losses of the model alone and of each wanted arm."""
         for arm in wanted:
-            adapter = None if arm == "none" else self.adapter(subject.arms[arm])
+            adapter = None if arm == "none" else self.adapter(subject.arms[arm], self.setting.of(arm))
             yield {"person": subject.name, "arm": arm, "losses": dict(subject.judge(adapter))}
 
 
@@ -107,6 +115,8 @@ def writer(study: Study, person: Person, split: HistorySplit, device: Device) ->
     weighted = influence(plain.examples, with_notes.examples, lambda example: base_log_probabilities(model, example))
     arms = {
         "next_token": [plain],
+        SMALL_BATCH: [plain],
+        CHATS: [turns(shop.engine, items, (), tellings=study.setting.epochs)],
         "grounded": [with_notes],
         "next_token+grounded": [plain, with_notes],
         "influence": [weighted],

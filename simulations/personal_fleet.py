@@ -41,6 +41,7 @@ from simulations.people import Message, Person
 
 FILES: Final = {"blogs": "blogs/fleet.jsonl.gz", "novels": "novels/novels.jsonl.gz"}
 ROWS_AT_ONCE: Final = 16  # texts differentiated at once: bounds memory, changes no result
+SINGLE_TEXTS: Final = 4  # in a step of a study whose objective is not of chats
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from client.examples import Example, make_example, prepare_input
 from client.learning_rate import Scheduled
 from client.lora_layout import LoraLayout
 from client.personal_gate import SCORING_CONTEXT, split_newest, token_losses
-from client.personal_plan import BATCH_SIZE, BLIND_EPOCHS, LORA_LEARNING_RATE
+from client.personal_plan import BLIND_EPOCHS, LORA_LEARNING_RATE
 from client.portability import LOST_SHARE, TOLERANCE, Losses, move_adapter
 from client.torch_model import TorchModel
 from client.training_ledger import TrainingLedger
@@ -41,12 +41,12 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import ModelFile, describe_model, find_model, read_model_shape
 from simulations.arms import adapter_bytes
 from simulations.people import Message, Person
-from simulations.personal_fleet import run_work
+from simulations.personal_fleet import SINGLE_TEXTS, run_work
 from simulations.statistics import mean_interval
 from simulations.study_command import as_command
 from simulations.village import load_village
 
-TRAINING = TextSettings(BLIND_EPOCHS, BATCH_SIZE, LORA_LEARNING_RATE)
+TRAINING = TextSettings(BLIND_EPOCHS, SINGLE_TEXTS, LORA_LEARNING_RATE)
 ARMS = ("old_base", "old_adapter", "new_base", "moved", "warm", "retrained")
 
 

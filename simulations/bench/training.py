@@ -2,10 +2,11 @@
 village.
 
 Both sides train ordinary LoRA of the same rank on the same maps, on the same texts (a person's messages behind their
-requests), from the same file, with as many threads, one person after the other, and are judged after every pass on
-messages that the person wrote later: nats per token over the whole vocabulary, in torch. Ours counts all the time from
-tokens on, layers below the adapted ones included. How many passes peft takes, and its learning rate, are those with the
-lowest held-out loss on other people (``TUNING``), chosen in the same run; ours are the product's.
+requests; ours three to a chat, as the product tells them), from the same file, with as many threads, one person after
+the other, and are judged after every pass on messages that the person wrote later: nats per token over the whole
+vocabulary, in torch. Ours counts all the time from tokens on, layers below the adapted ones included. How many passes
+peft takes, its learning rate and its batch size are those with the lowest held-out loss on other people (``TUNING``),
+chosen in the same run; ours are the product's.
 
 Two sizes of ours: what the product trains where memory does not bind, and the top ``FEWER_LAYERS`` layers alone (cases
 ``..._top_12``), as depth is what time is paid for.
@@ -22,6 +23,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +34,8 @@ from client.examples import Example, make_example, prepare_input
 from client.learning_rate import Scheduled
 from client.local_training import evaluate_coordinates
 from client.lora_layout import LoraLayout
+from client.objectives.objective import Objective
+from client.objectives.turns import turns
 from client.personal_gate import SCORING_CONTEXT, token_losses
 from client.personal_install import adapter_file
 from client.personal_plan import BATCH_SIZE, EPOCHS, LORA_LEARNING_RATE
@@ -39,9 +43,10 @@ from client.personal_training import own_frame
 from client.torch_model import Text, TorchModel
 from client.training import open_trainer, serving_model
 from client.training_run import RunPlan, advance, new_state
-from client.training_work import TextSettings, TextWork
+from client.training_work import ObjectivesWork, TextSettings
 from edge_runtime.answering.drafting import plain_draft
 from edge_runtime.engine.engine import Engine
+from edge_runtime.memory.statements import MemoryItem
 from edge_runtime.models.catalogue import ModelFile
 from protocol.frames import Vector
 from simulations.bench.case import Case
@@ -57,6 +62,8 @@ PEOPLE: Final = 4
 TUNING: Final = 1
 PEER_PASSES: Final = 3
 PEER_RATES: Final = (1e-3, 3e-3, 6e-3)
+PEER_BATCHES: Final = (2, 4)
+PRIVATE_BATCH: Final = 4
 FEWER_LAYERS: Final = 12
 THREADS: Final = 2
 AMPLE_MEMORY: Final = 2**36  # bytes: what the product trains where memory does not bind
@@ -64,9 +71,10 @@ AMPLE_MEMORY: Final = 2**36  # bytes: what the product trains where memory does 
 
 @dataclass(frozen=True)
 class Texts:
-    """One person's: to train on, and what they wrote later."""
+    """One person's: to train on, the same as the product tells it, and what they wrote later."""
 
     training: list[Example]
+    told: Objective
     held_out: list[Example]
 
     def pair(self) -> tuple[list[Text], list[Text]]:
@@ -98,19 +106,25 @@ def village_texts(engine: Engine, count: int) -> list[Texts]:
     def examples(messages: Sequence[Message]) -> list[Example]:
         return [make_example(engine, plain_draft(each.cue), each.text) for each in messages]
 
-    return [Texts(examples(each.train_messages), examples(each.test_messages)) for each in load_village()[:count]]
+    def told(messages: Sequence[Message]) -> Objective:
+        items = [MemoryItem(0, each.text, each.cue, each.date, "me", each.date) for each in messages]
+        return turns(engine, items, [], tellings=EPOCHS)
+
+    return [
+        Texts(examples(each.train_messages), told(each.train_messages), examples(each.test_messages))
+        for each in load_village()[:count]
+    ]
 
 
 def train_ours(model: TorchModel, layout: LoraLayout, texts: Texts) -> Trained:
     """The product's steps on one person's texts; judging is not part of the time."""
-    training, later = texts.pair()
-    held_out = model.prepare(later, max_tokens=MAX_TOKENS)
+    held_out = model.prepare(texts.pair()[1], max_tokens=MAX_TOKENS)
     start = layout.start(0)
     seconds, thetas = [0.0], [start]
     losses = [evaluate_coordinates(model, layout, held_out, start)]
     started = time.perf_counter()
     settings = TextSettings(EPOCHS, BATCH_SIZE, LORA_LEARNING_RATE)
-    work = Scheduled(TextWork(model, layout, training, [], settings, max_tokens=MAX_TOKENS))
+    work = Scheduled(ObjectivesWork(model, layout, [texts.told], None, settings))
     state = new_state(RunPlan(work, "", "", BATCH_SIZE), start, run=0, seed=0)
     spent = time.perf_counter() - started
     for done in range(1, EPOCHS + 1):
@@ -121,14 +135,15 @@ def train_ours(model: TorchModel, layout: LoraLayout, texts: Texts) -> Trained:
         seconds.append(spent)
         thetas.append(state.theta)
         losses.append(evaluate_coordinates(model, layout, held_out, state.theta))
-    return Trained(Curve(tuple(seconds), tuple(losses), len(training)), tuple(thetas))
+    return Trained(Curve(tuple(seconds), tuple(losses), len(texts.training)), tuple(thetas))
 
 
-def best_setting(curves: Mapping[float, Sequence[Curve]]) -> tuple[float, int]:
-    """(learning rate, passes) with the lowest mean held-out loss, at least one pass."""
-    means = {rate: mean_curve(each).losses[1:] for rate, each in curves.items()}
-    rate = min(means, key=lambda each: min(means[each]))
-    return rate, int(np.argmin(means[rate])) + 1
+def best_setting(curves: Mapping[tuple[float, int], Sequence[Curve]]) -> tuple[float, int, int]:
+    """(learning rate, batch size, passes) with the lowest mean held-out loss, at least one pass; ``curves`` by the
+    first two."""
+    means = {setting: mean_curve(each).losses[1:] for setting, each in curves.items()}
+    best = min(means, key=lambda each: min(means[each]))
+    return *best, int(np.argmin(means[best])) + 1
 
 
 def compared(ours: Sequence[Curve], theirs: Sequence[Curve], more: Mapping[str, Any]) -> tuple[Case, Case]:
@@ -185,18 +200,18 @@ def _cases(on_progress: OnProgress) -> dict[str, Case]:
     tuning, measured = people[:TUNING], people[TUNING:]
 
     peer = LoraLoop(file.path, size.rank)
-    tried: dict[float, list[Curve]] = {}
-    for rate in PEER_RATES:
-        tried[rate] = [
-            peer.train(*each.pair(), rate=rate, passes=PEER_PASSES, batch_size=BATCH_SIZE) for each in tuning
+    tried: dict[tuple[float, int], list[Curve]] = {}
+    for rate, batch in product(PEER_RATES, PEER_BATCHES):
+        tried[rate, batch] = [
+            peer.train(*each.pair(), rate=rate, passes=PEER_PASSES, batch_size=batch) for each in tuning
         ]
-        on_progress(f"peft on others, learning rate {rate:g}", 1.0)
-    peer_rate, peer_passes = best_setting(tried)
+        on_progress(f"peft on others, learning rate {rate:g}, batches of {batch}", 1.0)
+    rate, batch, passes = best_setting(tried)
     theirs = []
     for number, each in enumerate(measured):
-        theirs.append(peer.train(*each.pair(), rate=peer_rate, passes=peer_passes, batch_size=BATCH_SIZE))
+        theirs.append(peer.train(*each.pair(), rate=rate, passes=passes, batch_size=batch))
         on_progress("peft", (number + 1) / len(measured))
-    peer_setting = {"learning_rate": peer_rate, "passes": peer_passes, "numbers": peer.numbers}
+    peer_setting = {"learning_rate": rate, "batch_size": batch, "passes": passes, "numbers": peer.numbers}
     del peer
 
     cases: dict[str, Case] = {}
@@ -210,14 +225,14 @@ def _cases(on_progress: OnProgress) -> dict[str, Case]:
             ours.append(train_ours(model, layout, each))
             on_progress(f"ours{suffix.replace('_', ' ')}", (number + 1) / len(measured))
         setting = {"learning_rate": LORA_LEARNING_RATE, "passes": EPOCHS, "numbers": layout.dimension}
-        more = {"setting": setting, "peer_setting": peer_setting, "batch_size": BATCH_SIZE, "people": PEOPLE}
+        more = {"setting": setting, "peer_setting": peer_setting, "people": PEOPLE}
         more |= {"threads": torch.get_num_threads(), "number_format": str(model.dtype).removeprefix("torch.")}
         cases["examples" + suffix], cases["held_out_loss" + suffix] = compared(
             [each.curve for each in ours], theirs, more
         )
         if not suffix:
             frame = own_frame(trainer, lambda part: on_progress("frame from public text", part), rank=PRIVATE_RANK)
-            cases["private_overhead"] = private_cost(model, frame, measured[0].pair()[0], BATCH_SIZE)
+            cases["private_overhead"] = private_cost(model, frame, measured[0].pair()[0], PRIVATE_BATCH)
             cases["gguf_gain"] = gguf_gain(file, layout, measured, ours)
     cases["peak_memory"] = Case(memory, None, "MB")
     return cases

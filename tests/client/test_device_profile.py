@@ -40,17 +40,17 @@ def chosen(mebibytes: int | None, texts: int = 60, **facts: object) -> TrainingP
 @pytest.mark.parametrize(
     ("memory", "facts", "layers", "rows"),
     [
-        (4096, {}, 30, 16),
-        (4096, {"texts": 20}, 30, 16),
-        (2048, {}, 30, 16),  # what the background policy caps by default
-        (1536, {}, 30, 16),  # the memory that training may take at most by the project's own bound
-        (1280, {}, 30, 2),
+        (4096, {}, 30, 1),
+        (4096, {"texts": 20}, 30, 1),
+        (2048, {"max_tokens": 320}, 30, 1),  # what the background policy caps by default, and chats
+        (1536, {"max_tokens": 320}, 30, 1),  # the memory that training may take at most by the project's own bound
+        (1280, {"max_tokens": 320}, 30, 1),
         (1536, {"bytes_per_number": 4}, 30, 1),
         (1024, {}, 30, 1),
         (None, {}, 30, 1),  # not known counts as 1 GiB
         (1280, {"max_tokens": 1024}, 12, 1),  # long texts cost layers where rows are used up
-        (16384, {"shape": LARGE}, 24, 16),
-        (4096, {"shape": SHALLOW}, 2, 16),
+        (16384, {"shape": LARGE}, 24, 1),
+        (4096, {"shape": SHALLOW}, 2, 1),
     ],
 )
 def test_the_table(memory: int | None, facts: dict[str, object], layers: int, rows: int) -> None:
@@ -82,16 +82,17 @@ def test_where_nothing_is_trained_it_says_why(memory: int, facts: dict[str, obje
 
 
 def test_less_memory_never_trains_more_and_what_is_chosen_fits() -> None:
-    before = (99, 99)
-    for mebibytes in range(3000, 900, -50):
-        profile = chosen(mebibytes)
-        now = (profile.layers, profile.rows)
-        assert now <= before
-        before = now
-        if profile.tier == "lora":
-            needed = memory_needed("lora", DEFAULT, profile.layers, profile.rows, 60, 160, 2)
-            assert 0.4 * mebibytes * MIB < needed <= mebibytes * MIB
-    assert before == (0, 0)
+    for private, tokens in ((False, 320), (True, 160)):
+        before = (99, 99)
+        for mebibytes in range(3000, 900, -50):
+            profile = chosen(mebibytes, private=private, max_tokens=tokens)
+            now = (profile.layers, profile.rows)
+            assert now <= before
+            before = now
+            if profile.tier != "none":
+                needed = memory_needed(profile.tier, DEFAULT, profile.layers, profile.rows, 60, tokens, 2)
+                assert 0.35 * mebibytes * MIB < needed <= mebibytes * MIB
+        assert before == (0, 0)
 
 
 def test_the_estimate_is_what_was_measured() -> None:
@@ -122,7 +123,10 @@ def test_it_agrees_with_the_rest_of_the_device() -> None:
 def test_one_line_says_what_was_chosen() -> None:
     line = chosen(1280).line()
     assert "2,442,240 numbers" in line and "LoRA of rank 8" in line and "top 30 layers" in line
-    assert "2 texts at a time" in line and "1280 MiB" in line and "\n" not in line
+    assert "at a time" not in line and "\n" not in line
+    private = chosen(1024, private=True).line()
+    assert "coordinates of rank 4" in private and "2 texts at a time" in private and "1024 MiB" in private
+    assert "1000 MiB of memory hold no more layers" in chosen(1000, max_tokens=1024).line()
 
 
 def test_the_numbers_are_those_of_the_tier() -> None:

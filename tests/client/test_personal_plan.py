@@ -17,7 +17,7 @@ from client.personal_plan import (
     HELD_OUT_TEXTS,
     OwnTexts,
     Privacy,
-    objectives_of,
+    objective_of,
     own_texts,
     plan_run,
     record_for,
@@ -121,11 +121,12 @@ def test_what_was_learnt_judges_nothing(device: Device, frame: Frame) -> None:
     assert numbers(split_texts(own_texts(device), private=False, record=record).held_out)[0] == list(range(26, 32))
 
 
-def test_privacy_keeps_notes_out(device: Device, trainer: Trainer) -> None:
+def test_privacy_keeps_texts_apart(device: Device, trainer: Trainer) -> None:
     texts = own_texts(device)
-    plain = objectives_of(trainer.engine, device.memory, texts, private=True)
-    assert [one.name for one in plain] == ["next_token"] and len(plain[0]) == 36
-    assert len(objectives_of(trainer.engine, device.memory, texts, private=False)[0]) == 36
+    plain = objective_of(trainer.engine, texts, private=True, tellings=3)
+    assert plain.name == "next_token" and len(plain) == 36 and len(plain.passes()) == 1
+    told = objective_of(trainer.engine, texts, private=False, tellings=3)
+    assert told.name == "turns" and len(told.passes()) == 3
 
 
 def test_a_run_is_named_by_texts_settings_and_what_it_goes_on_from(

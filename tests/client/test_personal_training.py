@@ -26,7 +26,6 @@ from edge_runtime.adapters.versions import compare
 from edge_runtime.device import Device
 from edge_runtime.engine.engine import Engine
 from edge_runtime.forgetting import forget
-from edge_runtime.memory.memory import Memory
 from edge_runtime.memory.statements import Statement
 from edge_runtime.models.resources import MIB, DeviceProfile
 from edge_runtime.store.vault import LEARNT_PREFIX
@@ -84,7 +83,7 @@ def train_with(
     without, minus ``effect(i)``, where memory is in the prompt, and nothing less where it is not. With what was trained
     on."""
     trained: list[Objective] = []
-    original, made, held_out = gate.token_losses, plan.objectives_of, personal.held_out_texts
+    original, made, held_out = gate.token_losses, plan.objective_of, personal.held_out_texts
     served: dict[Example, int] = {}
 
     def held(*arguments: Any) -> list[gate.HeldOutText]:
@@ -99,26 +98,36 @@ def train_with(
         texts = zip(examples, kept, strict=True)
         return [loss - (effect(served[text]) if text in served else 0.0) for text, loss in texts]
 
-    def noted(engine: Engine, memory: Memory, texts: OwnTexts, *, private: bool) -> list[Objective]:
-        objectives = made(engine, memory, texts, private=private)
-        trained.extend(objectives)
-        return objectives
+    def noted(engine: Engine, texts: OwnTexts, *, private: bool, tellings: int = 1) -> Objective:
+        objective = made(engine, texts, private=private, tellings=tellings)
+        trained.append(objective)
+        return objective
 
     known = [data for version in [AdapterLog(device.vault).live()] if version for data in [version[1]]]
     monkeypatch.setattr(gate, "token_losses", losses)
-    monkeypatch.setattr(plan, "objectives_of", noted)
+    monkeypatch.setattr(plan, "objective_of", noted)
     monkeypatch.setattr(personal, "held_out_texts", held)
     outcome = train(device, privacy=privacy, fresh=fresh)
     monkeypatch.setattr(gate, "token_losses", original)
-    monkeypatch.setattr(plan, "objectives_of", made)
+    monkeypatch.setattr(plan, "objective_of", made)
     monkeypatch.setattr(personal, "held_out_texts", held_out)
     assert isinstance(outcome, personal.TrainingOutcome)
     return outcome, trained
 
 
 def replies(objective: Objective) -> list[str]:
+    """What is trained on in one pass: in a chat what has a weight, up to the end of each turn."""
     engine = open_trainer(LAYERS).engine
-    return [engine.detokenise(one.tokens[one.prompt_length : -1]).strip() for one in objective.examples]
+    found = []
+    for place in objective.passes()[-1]:
+        one = objective.examples[place]
+        weights = one.weights or (1.0,) * (len(one.tokens) - one.prompt_length)
+        trained = [token for token, weight in zip(one.tokens[one.prompt_length :], weights, strict=True) if weight]
+        while trained:
+            end = trained.index(engine.end_of_turn[0])
+            found.append(engine.detokenise(trained[:end]).strip())
+            trained = trained[end + 1 :]
+    return found
 
 
 def test_a_sure_gain_is_installed_and_claims_no_privacy_without_noise(
@@ -127,10 +136,10 @@ def test_a_sure_gain_is_installed_and_claims_no_privacy_without_noise(
     outcome, trained = train_with(device, monkeypatch, lambda number: 0.1 + 0.01 * number)
     drafts = outcome.served["drafts"]
     assert (outcome.texts, drafts.texts, outcome.served["answers"].texts, outcome.plain.texts) == (12, 3, 1, 4)
-    assert outcome.objectives == tuple(objective.name for objective in trained)
+    assert [outcome.objective] == [objective.name for objective in trained] == ["turns"]
     held_out = {text_of(n) for n in (9, 10, 11)} | {choice_of(3)}
     for objective in trained:
-        assert len(objective) == 12 and not set(replies(objective)) & held_out
+        assert len(replies(objective)) == 12 and not set(replies(objective)) & held_out
     assert 5 < drafts.before < 12  # log(280) is 5.6: the tiny model knows nothing
     assert 0.1 < drafts.gain < 0.13 and 0 < drafts.gain_low < drafts.gain
     assert outcome.plain.gain < 0.05  # but for the choice, which finds no notes and so has one prompt

@@ -245,10 +245,15 @@ def test_the_live_adapter_moves_and_can_be_rolled_back(
     assert device.adapters.live() is not None
 
 
+@pytest.mark.parametrize(("epsilon", "examples"), [(None, 4), (8.0, 12)])  # chats of three; with privacy single texts
 def test_a_dropped_adapter_changes_nothing(
-    device: Device, models: tuple[ModelFile, ModelFile], monkeypatch: pytest.MonkeyPatch
+    device: Device,
+    models: tuple[ModelFile, ModelFile],
+    monkeypatch: pytest.MonkeyPatch,
+    epsilon: float | None,
+    examples: int,
 ) -> None:
-    AdapterLog(device.vault).install(adapter_for(models[0]), note="first")
+    AdapterLog(device.vault).install(adapter_for(models[0], epsilon=epsilon), note="first")
     before = device.adapters.versions()
     known_losses(monkeypatch, -0.2)
     trained: list[int] = []
@@ -256,13 +261,16 @@ def test_a_dropped_adapter_changes_nothing(
     def retrained(data: bytes, model: ModelFile, training: Sequence[Example], **options: object) -> bytes:
         assert isinstance(options["ledger"], TrainingLedger)
         units = options["units"]
-        assert isinstance(units, Units) and sum(map(len, units.members)) == len(training) > units.count == 11
+        if epsilon is None:
+            assert units is None
+        else:
+            assert isinstance(units, Units) and sum(map(len, units.members)) == len(training) > units.count == 11
         trained.append(len(training))
         return other_adapter(model)
 
     monkeypatch.setattr(portability, "warm_retrained", retrained)
     result, installed = move_on_device(device, *models, created=CREATED)
-    assert result.outcome == "dropped" and installed is None and trained == [12]
+    assert result.outcome == "dropped" and installed is None and trained == [examples]
     assert device.adapters.versions() == before
 
 

@@ -169,6 +169,22 @@ def test_the_parts_of_a_pass_take_every_item_of_every_objective_once(monkeypatch
     }  # fmt: skip
 
 
+def test_a_pass_takes_the_next_telling(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[list[int]] = []
+    work = objectives_work([Objective("turns", some_examples(7), tellings=(0, 0, 0, 1, 1, 1, 1))], 2)
+    assert work.steps == 2 * 2  # the larger telling has four items, two at a time, twice
+    kept = _Part.mean_gradient
+    monkeypatch.setattr(
+        _Part,
+        "mean_gradient",
+        lambda part, chosen, theta, rows: taken.append(chosen.tolist()) or kept(part, chosen, theta, rows),
+    )
+    for step in range(6):
+        work.gradient(some_theta(), 0, step, 99)
+    passes = [sorted(taken[place] + taken[place + 1]) for place in (0, 2, 4)]
+    assert passes == [[0, 1, 2], [3, 4, 5, 6], [0, 1, 2]]
+
+
 def test_in_order_the_oldest_come_first_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     work = objectives_work([Objective("conversation_questions", some_examples(6), in_order=True)], 2)

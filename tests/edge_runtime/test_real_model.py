@@ -154,8 +154,8 @@ def test_swapping_adapters_gives_what_a_fresh_engine_gives(float_engine: Engine,
 
 
 def test_several_adapters_with_scales_equal_one_mixture_in_float32(float_engine: Engine) -> None:
-    """Stated tolerance: 1e-3 nats per token root mean square, 5e-3 at most, where the adapters' effect is 0.15. Keys and
-    values are rounded to float16, so the worst token depends on the processor: 0.0004 and 0.0011 on two.
+    """Stated tolerance: 1e-3 nats per token root mean square, 5e-3 at most, where the adapters' effect is 0.15. Keys
+    and values are rounded to float16, so the worst token depends on the processor: 0.0004 and 0.0011 on two.
     """
     difference, effect = _mixture_difference(float_engine)
     assert _root_mean_square(effect) > 0.1

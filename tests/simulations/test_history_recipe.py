@@ -44,7 +44,7 @@ def test_the_newest_quarter_is_the_gates_and_too_few_texts_are_all_trained_on(de
 
 
 def test_every_objective_trains_and_the_same_seed_gives_the_same(shop: Workshop, device: Device) -> None:
-    recipes = [Recipe(), Recipe(next_token=0.0, grounded=1.0), Recipe(next_token=0.5, grounded=0.5)]
+    recipes = [Recipe(), Recipe("next_token", batch_size=4), Recipe("grounded", batch_size=4)]
     thetas = [train_person(shop, device, recipe) for recipe in recipes]
     assert all(np.isfinite(theta).all() and theta.any() for theta in thetas)
     assert np.array_equal(thetas[0], train_person(shop, device, Recipe()))
@@ -62,7 +62,7 @@ def test_private_training_is_dp_sgd_on_the_older_three_quarters(shop: Workshop, 
 
 
 def test_the_gate_lets_the_own_adapter_live_and_not_its_opposite(shop: Workshop, device: Device) -> None:
-    theta = train_person(shop, device, Recipe(next_token=0.0, grounded=1.0))
+    theta = train_person(shop, device, Recipe())
     layout = personal_space(shop, None)
     assert isinstance(layout, LoraLayout)
     verdict = gate_verdict(shop, device, shop.adapter(theta, layout))

@@ -22,8 +22,8 @@ def shop() -> Iterator[Workshop]:
 
 
 def test_a_name_says_objective_and_rate() -> None:
-    assert recipe_of("next_token 0.02") == Recipe(next_token=1.0, grounded=0.0, learning_rate=0.02)
-    assert recipe_of("grounded 0.1") == Recipe(next_token=0.0, grounded=1.0, learning_rate=0.1)
+    assert recipe_of("turns 0.02") == Recipe(learning_rate=0.02)
+    assert recipe_of("grounded 0.1") == Recipe("grounded", batch_size=4, learning_rate=0.1)
     assert recipe_of("epsilon-8 0.03") == Recipe(private_rate=0.03)
     for wrong in ("next_token", "dpo 0.1", "grounded fast"):
         with pytest.raises(PenchantError, match="OBJECTIVE RATE"):

@@ -92,7 +92,7 @@ def test_every_arm_of_every_experiment_trains_and_is_judged() -> None:
     turns = tuple(ChatTurn(f"D1:{n}", "AB"[n % 2], text, 1, n, "2025-01-01") for n, text in enumerate(said))
     asked = tuple(ChatQuestion(f"Where is kiln {n} of A?", frozenset({f"D1:{n}"}), 4) for n in (0, 2, 4))
     owner = owner_of(Chat("c", turns, asked), "A", {one.text: f"shed {n}" for n, one in enumerate(asked)})
-    person = person_of("ida", texts=6)
+    person = person_of("ida", texts=7)  # other numbers of steps for batches of three and of four
     choices = [Preference(n, "Tea?", f"green {n}", f"black {n}", "2025-01-01") for n in range(3)]
     with tiny_shop() as shop, device_of(person.train_messages, HashingEmbedder()) as device:
         study = Study(shop, Setting(epochs=1))

@@ -23,6 +23,18 @@ def test_either_examples_or_pairs_and_a_weight_above_zero() -> None:
             Objective("next_token", weight=weight)
 
 
+def test_a_pass_takes_one_telling() -> None:
+    texts = some_examples(5)
+    told = Objective("turns", texts, tellings=(0, 0, 1, 1, 1))
+    assert [places.tolist() for places in told.passes()] == [[0, 1], [2, 3, 4]]
+    assert [places.tolist() for places in Objective("next_token", texts).passes()] == [[0, 1, 2, 3, 4]]
+    gone = replace(texts[1], prompt_length=len(texts[1].tokens))  # nothing is left to train on
+    kept = replace(told, examples=(texts[0], gone, *texts[2:])).usable()
+    assert kept.examples == (texts[0], *texts[2:]) and kept.tellings == (0, 1, 1, 1)
+    with pytest.raises(PenchantError, match="one telling"):
+        Objective("turns", texts, tellings=(0, 1))
+
+
 def test_what_the_cut_leaves_nothing_of_goes() -> None:
     short, long = Example((1, 2, 3, 4), 3), Example((1, 2, 3, 4, 5), 4)
     kept = Objective("next_token", (short, long), max_tokens=4).usable()
@@ -42,6 +54,7 @@ def test_the_content_differs_when_anything_that_is_trained_on_differs() -> None:
         Objective("next_token", texts, weight=0.5),
         Objective("next_token", texts, max_tokens=90),
         Objective("next_token", texts, in_order=True),
+        Objective("next_token", texts, tellings=(0, 1)),
         Objective("preference", pairs=pairs),
         Objective("next_token", (pairs[0].chosen, pairs[0].rejected)),
     ]

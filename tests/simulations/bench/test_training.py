@@ -12,6 +12,7 @@ pytest.importorskip("peft", reason="the peer is peft: pip install 'penchant[trai
 
 from client.examples import Example
 from client.lora_layout import LoraLayout
+from client.objectives.objective import Objective
 from client.personal_plan import EPOCHS
 from simulations.bench import training, training_plot
 from simulations.bench.lora_loop import LoraLoop
@@ -25,7 +26,7 @@ from tests.client.framed_help import KINDS, some_texts, tiny_frame, tiny_gguf, t
 def texts(monkeypatch: pytest.MonkeyPatch) -> Texts:
     monkeypatch.setattr("simulations.bench.lora_loop.fast_dtype", lambda: torch.float32)
     made = [Example(tuple(ids), prompt) for ids, prompt in some_texts(9)]
-    return Texts(made[:6], made[6:])
+    return Texts(made[:6], Objective("turns", tuple(made[:6])), made[6:])
 
 
 def test_both_sides_start_from_the_same_loss_and_learn(texts: Texts) -> None:
@@ -35,7 +36,7 @@ def test_both_sides_start_from_the_same_loss_and_learn(texts: Texts) -> None:
     theirs = peer.train(*texts.pair(), rate=3e-3, passes=EPOCHS, batch_size=4)
     assert ours.curve.losses[0] == pytest.approx(theirs.losses[0], rel=1e-4)
     assert len(theirs.seconds) == len(ours.curve.seconds) == EPOCHS + 1
-    seen = Texts(texts.training, texts.training)  # random tokens: only what was trained on gets better
+    seen = Texts(texts.training, texts.told, texts.training)  # random tokens: only what was trained on gets better
     learnt = peer.train(*seen.pair(), rate=1e-2, passes=2, batch_size=4)
     assert learnt.losses[2] < learnt.losses[1] < learnt.losses[0] - 0.01
     assert train_ours(tiny_model(), layout, seen).curve.losses[EPOCHS] < learnt.losses[0] - 0.01
@@ -52,8 +53,8 @@ def test_curves() -> None:
     assert mean.rate() == 15 * 2 / 4 and first.best == 1
     assert seconds_to(first, 4.5) == pytest.approx(1.0) and seconds_to(first, 3.9) is None
     assert seconds_to(second, 2.75) == pytest.approx(4.5) and seconds_to(first, 5.5) == 0.0
-    assert best_setting({0.1: [first], 0.2: [second]}) == (0.2, 2)
-    assert best_setting({0.1: [first]}) == (0.1, 1)
+    assert best_setting({(0.1, 4): [first], (0.2, 2): [second]}) == (0.2, 2, 2)
+    assert best_setting({(0.1, 4): [first]}) == (0.1, 4, 1)
 
 
 def test_the_cases_state_speed_loss_and_its_paired_difference(tmp_path: Path) -> None:
