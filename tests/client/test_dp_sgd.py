@@ -129,12 +129,13 @@ def test_per_example_gradients_are_those_of_the_full_vocabulary_at_the_base() ->
 
 
 def test_token_weights_weight_the_gradients() -> None:
+    """And a token of weight 0 is no target: the mean is that of the others."""
     model, frame, (ids, prompt), theta = tiny_model(), tiny_frame(), some_texts()[1], some_theta(8)
     count = len(ids) - prompt
     masks = [[float(place == token) for place in range(count)] for token in range(count)]
     texts = [(ids, prompt), *((ids, prompt, mask) for mask in masks), (ids, prompt, [2.0] * count)]
     gradients = example_gradients(model, frame, prepare_examples(model, texts), np.arange(len(texts)), theta)
-    assert np.allclose(gradients[1:-1].sum(0), gradients[0], rtol=1e-4, atol=1e-5)
+    assert np.allclose(gradients[1:-1].mean(0), gradients[0], rtol=1e-4, atol=1e-5)
     assert np.allclose(gradients[-1], 2 * gradients[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(gradients[1], gradients[2], atol=1e-2)
 
