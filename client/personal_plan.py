@@ -190,7 +190,6 @@ class PersonalPlan:
 
 def plan_run(
     trainer: Trainer,
-    device: Device,
     space: AdapterSpace,
     parts: TextParts,
     privacy: Privacy | None,

@@ -274,7 +274,7 @@ def _train(
     parts = split_texts(texts, private=privacy is not None, record=past)
     if past is not None and parts.new < FEWEST_NEW:
         return NothingNew(parts.new)
-    plan = plan_run(trainer, device, space, parts, privacy, stand, past, rows=profile.rows)
+    plan = plan_run(trainer, space, parts, privacy, stand, past, rows=profile.rows)
     work = plan.run.work
     _note_beginning(device.vault, from_nothing=anew)
     state = open_run(device.vault, plan.run, plan.start, fresh=fresh, on_notice=listener.on_notice)

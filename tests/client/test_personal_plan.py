@@ -133,15 +133,15 @@ def test_a_run_is_named_by_texts_settings_and_what_it_goes_on_from(
     device: Device, trainer: Trainer, frame: Frame
 ) -> None:
     parts, record = split_texts(own_texts(device), private=False), record_of(device, 16, frame)
-    plan = plan_run(trainer, device, frame, parts, None, stand(frame))
-    same = plan_run(trainer, device, frame, parts, None, stand(frame))
+    plan = plan_run(trainer, frame, parts, None, stand(frame))
+    same = plan_run(trainer, frame, parts, None, stand(frame))
     names = [(one.run.texts_sha256, one.run.plan_sha256) for one in (plan, same)]
     assert names[0] == names[1] and not plan.start.any() and plan.epsilon == math.inf
-    onwards = plan_run(trainer, device, frame, parts, None, stand(frame), record)
+    onwards = plan_run(trainer, frame, parts, None, stand(frame), record)
     assert onwards.run.texts_sha256 == plan.run.texts_sha256 and onwards.run.plan_sha256 != plan.run.plan_sha256
     assert np.array_equal(onwards.start, record.theta)
     device.memory.remember("thing 100", cue="Say it.", said_at="2024-01-01")  # a note of all others, or one more text
-    changed = plan_run(trainer, device, frame, split_texts(own_texts(device), private=False), None, stand(frame))
+    changed = plan_run(trainer, frame, split_texts(own_texts(device), private=False), None, stand(frame))
     assert changed.run.texts_sha256 != plan.run.texts_sha256
 
 
@@ -150,8 +150,8 @@ def test_an_increment_is_held_back_by_its_anchor(
 ) -> None:
     monkeypatch.setattr(personal_plan, "LIFELONG", LifelongSettings(strength=1.0))
     parts, record = split_texts(own_texts(device), private=False), record_of(device, 16, frame)
-    free = plan_run(trainer, device, frame, parts, None, stand(frame)).run.work
-    held = plan_run(trainer, device, frame, parts, None, stand(frame), record).run.work
+    free = plan_run(trainer, frame, parts, None, stand(frame)).run.work
+    held = plan_run(trainer, frame, parts, None, stand(frame), record).run.work
     away = record.theta + 0.5
     pull = held.gradient(away, 0, 0, 16) - free.gradient(away, 0, 0, 16)
     assert np.allclose(pull, pull[0]) and pull[0] > 0
@@ -173,7 +173,7 @@ def test_what_a_unit_loses_over_increments(device: Device, trainer: Trainer, fra
     for unit, expected in (("text", 6.0), ("conversation", 10.0)):
         privacy = Privacy(4.0, unit)  # type: ignore[arg-type]
         parts = split_texts(own_texts(device), private=True, record=record)
-        plan = plan_run(trainer, device, frame, parts, privacy, stand(frame), record)
+        plan = plan_run(trainer, frame, parts, privacy, stand(frame), record)
         assert 3.9 < plan.epsilon <= 4.0 and plan.run.noise_multiplier > 0
         after = record_for(plan, parts, privacy, record, frame, theta)
         assert after.epsilon == pytest.approx(expected, abs=0.1) and after.increments == 2
@@ -181,7 +181,7 @@ def test_what_a_unit_loses_over_increments(device: Device, trainer: Trainer, fra
     parts = split_texts(own_texts(device), private=False, record=record)
     assert (
         record_for(
-            plan_run(trainer, device, frame, parts, None, stand(frame), record), parts, None, record, frame, theta
+            plan_run(trainer, frame, parts, None, stand(frame), record), parts, None, record, frame, theta
         ).epsilon
         is None
     )
