@@ -13,11 +13,11 @@ privacy one chat of three texts at a time; its tellings are as many as the texts
 with m = n t, but no more at once than ``TOKENS_AND_LAYERS_AT_ONCE / L`` (or one text). The constants are those of the
 default model in bfloat16, measured, and hold it to 8 %. Memory decides how many texts of a private step are
 differentiated at a time, which changes no result, and, where one is too many, how many layers are adapted: as many as
-fit, since layers make more of the gain than rank or kinds of map (``simulations.frame_study``).
+fit, since layers make more of the gain than rank or kinds of map (``simulations.studies.frames.study``).
 
 The tier is ordinary LoRA on all maps: it learns one person's few texts far better than the coordinates of a frame, and
 needs no frame to be made first (``penchant bench training``). With privacy it is a thin frame: noise grows with the
-square root of the numbers, and LoRA has 600 times as many (``simulations.tier_study``).
+square root of the numbers, and LoRA has 600 times as many (``simulations.studies.tiers``).
 
 Threads and the least memory are those of ``edge_runtime.models``: one core stays free, and what the background policy
 caps is what is counted on. This file needs no torch: whether it is there is one of the facts.

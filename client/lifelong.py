@@ -54,8 +54,8 @@ _DRAW_SEED: Final = 5  # of the long window
 class LifelongSettings:
     """``recent`` and ``replayed``: texts of the two windows; ``strength`` of the anchor (0: none).
 
-    `simulations.lifelong_study --tune` compares some. Ordinary LoRA learns texts that come back by heart and gets worse
-    at all others, so the anchor alone is on.
+    `simulations.studies.lifelong.study --tune` compares some. Ordinary LoRA learns texts that come back by heart and
+    gets worse at all others, so the anchor alone is on.
     """
 
     recent: int = 0

@@ -24,7 +24,7 @@ long as that does not make it smaller than what lies between the texts (one luck
     s~^2 = max( s_between^2, ((n - 1) s_between^2 + NU_0 s_within^2) / (n - 1 + NU_0) )
 
 The gain is sure if  m^ - t(0.9; n - 1 + NU_0) SE > -margin:  one-sided, and about one in ten candidates that are worse
-by the margin passes. ``simulations.gate_study`` says how often this errs, beside Student's t over texts.
+by the margin passes. ``simulations.studies.gate`` says how often this errs, beside Student's t over texts.
 """
 
 from __future__ import annotations

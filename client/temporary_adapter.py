@@ -44,7 +44,7 @@ from protocol.frames import Frame, Vector
 @dataclass(frozen=True)
 class TemporarySettings:
     """``chunk`` tokens are learnt at a time, after ``overlap`` tokens of context, in ``passes`` steps; of a text at
-    most the last ``most_tokens``. ``simulations.temporary_study`` measures what they are worth."""
+    most the last ``most_tokens``. ``simulations.studies.temporary`` measures what they are worth."""
 
     chunk: int = 192
     overlap: int = 64

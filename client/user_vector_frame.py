@@ -3,8 +3,8 @@
 Directions of texts: the leading principal components of the embedder's vectors of public texts. Directions of tokens:
 the leading singular vectors of the public loss's gradient for the soft token, one gradient per text, taken at the
 anchor and without its part along the anchor (the token's length is fixed). ``embedding_directions`` is the other
-candidate, the principal components of the model's token embeddings; ``simulations/user_vector_study.py`` compares
-them.
+candidate, the principal components of the model's token embeddings; ``simulations/studies/user_vector/study.py``
+compares them.
 
 The anchor is the token that every prompt of the model begins with: said twice it changes least, so the untrained
 projection is close to no token at all.

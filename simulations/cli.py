@@ -27,15 +27,15 @@ from edge_runtime.commands.support import AsJson, need, one_line_errors, print_j
 from protocol.errors import PenchantError
 from server import fleet_commands as fleet
 from server.commands import fleet_app
-from simulations.audit_commands import audit
+from simulations.audit.commands import audit
 from simulations.stage_display import StageDisplay
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for devices, releases and the report.")]
 
 
 def _run(settings: Any, people: Any, out: Path, console: Console) -> dict[str, Any]:
-    from simulations.experiment import run_experiment
-    from simulations.report import write_report
+    from simulations.experiments.experiment import run_experiment
+    from simulations.reports.report import write_report
 
     command = shlex.join(["penchant", *sys.argv[1:]])
     with StageDisplay(console) as display:
@@ -45,7 +45,7 @@ def _run(settings: Any, people: Any, out: Path, console: Console) -> dict[str, A
 
 
 def _show(report: dict[str, Any], out: Path, console: Console) -> None:
-    from simulations.report import show_table
+    from simulations.reports.report import show_table
 
     show_table(report, console, out=out)
     console.print(
@@ -137,8 +137,8 @@ def simulate(
     combination runs in a folder of its own, and those that have finished are not run again.
     """
     need("torch", "transformers", "flwr", "matplotlib", "scipy")
-    from simulations.runs_database import append_run
-    from simulations.sweep import read_points
+    from simulations.experiments.runs_database import append_run
+    from simulations.experiments.sweep import read_points
 
     points, console = read_points(file), Console(stderr=as_json)
     for number, point in enumerate(points, start=1):
@@ -176,8 +176,8 @@ def compare_runs(
 
 
 def _show_comparison(runs: Path, names: list[str], out: Path, as_json: bool) -> None:
-    from simulations.comparison import HEADINGS, compare, rows_of, show_comparison, write_comparison
-    from simulations.runs_database import read_runs
+    from simulations.experiments.runs_database import read_runs
+    from simulations.reports.comparison import HEADINGS, compare, rows_of, show_comparison, write_comparison
 
     comparison = compare(read_runs(runs), names)
     page = write_comparison(comparison, out)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from server.algorithms import PreferencePlan
-from simulations.experiment import ExperimentSettings
+from simulations.datasets.village import load_village
+from simulations.experiments.settings import ExperimentSettings
 from simulations.people import Person
-from simulations.village import load_village
 
 BASES_ROUNDS = 2
 VILLAGE_FLEET = 26

@@ -12,7 +12,7 @@ from protocol.fleet_trust import ReleaseStatement, sign_document
 from protocol.messages import AdvertiseRequest, RoundTask, SetupReply, SetupRequest, SignedRelease
 from protocol.messages import Message as WireMessage
 from server.transport import FIELD, MESSAGE_TYPES, RECORD, read_bytes
-from simulations.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
+from simulations.experiments.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
 from tests.fleet_help import AUTHORITY, CERTIFICATE, SERVER_KEY
 
 

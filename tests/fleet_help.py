@@ -29,7 +29,7 @@ from server import fleet as server_fleet
 from server.aggregate import RoundOutcome
 from server.credentials import ServerCredentials
 from server.fleet import FleetResult, FleetSettings
-from simulations.local_grid import LocalGrid
+from simulations.experiments.local_grid import LocalGrid
 
 BASE_SHA256 = hashlib.sha256(b"a base model for tests").hexdigest()
 DIMENSION = 40

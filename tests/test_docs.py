@@ -212,14 +212,14 @@ def test_the_experiment_page_names_every_setting_with_its_default() -> None:
     tables = {
         "[training]": ("client/training.py", "TrainingPlan"),
         "[plan]": ("server/algorithms.py", "PreferencePlan"),
-        "[held_out]": ("simulations/arms.py", "HeldOut"),
+        "[held_out]": ("simulations/experiments/arms.py", "HeldOut"),
     }
     for table, (file, name) in tables.items():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{table}`")]
         shown = dict(re.findall(r"`(\w+)` \(([^)]+)\)", row))
         fields = fields_with_defaults(REPOSITORY / file, name)
         assert {key: float(value) for key, value in shown.items()} == fields
-    for field in annotated_fields(REPOSITORY / "simulations" / "experiment.py", "ExperimentSettings"):
+    for field in annotated_fields(REPOSITORY / "simulations" / "experiments" / "settings.py", "ExperimentSettings"):
         assert re.search(rf"`\[?{field}\]?`", text), field
     flower = (REPOSITORY / "docs" / "flower.md").read_text(encoding="utf-8")
     for field in annotated_fields(REPOSITORY / "server" / "fleet.py", "FleetSettings"):

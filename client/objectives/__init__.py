@@ -18,5 +18,5 @@ over them is one of two, and `client/training_work.py` adds the objectives up:
 | `influence` | token weights from the effect of the notes | a message changes the weights of later ones |
 | `conversation_questions` | questions about what was said | one statement makes several examples |
 
-`penchant train` takes `turns`, with privacy `next_token`; `simulations.objective_study` compares all of them.
+`penchant train` takes `turns`, with privacy `next_token`; `simulations.studies.objectives.study` compares all of them.
 """

@@ -26,7 +26,7 @@ from server.aggregate import RoundOutcome
 from server.fleet import STORE_NAME
 from server.ledger import ServerLedger
 from server.store import Store
-from simulations.report_schema import RunReport, parse_report
+from simulations.reports.schema import RunReport, parse_report
 
 UPDATES_NAME = "audit-updates.npz"
 

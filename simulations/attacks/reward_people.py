@@ -1,9 +1,9 @@
 """Who was in a fleet of choices? Membership of people from released reward bases alone, with shadow fleets.
 
-Fleets of n people are drawn from 2 n made-up ones (`simulations.reward_recovery`) and trained in reward space by the
-fleet's own arithmetic (`simulations.reward_fleet`); the adversary sees the released taste and bases, not the sums, and
-knows the victim's choices. A person's gain is the mean nll of their choices under no taste at all less that under the
-released taste:
+Fleets of n people are drawn from 2 n made-up ones (`simulations.choices.reward_recovery`) and trained in reward space
+by the fleet's own arithmetic (`simulations.choices.reward_fleet`); the adversary sees the released taste and bases, not
+the sums, and knows the victim's choices. A person's gain is the mean nll of their choices under no taste at all less
+that under the released taste:
 
     loss         -nll under the release            reference    gain less its mean over the fleets without the person
     lira         log-likelihood ratio of the gain, normal in and out, fitted on the *other* fleets
@@ -29,9 +29,9 @@ from protocol.reward_model import ChoiceBatch, choice_nll
 from server.reward_bases import RewardPlan
 from simulations.attacks.ceilings import Array, Ceiling
 from simulations.attacks.finding import Estimate, auc
-from simulations.reward_fleet import train_reward_bases
-from simulations.reward_recovery import taste_population
-from simulations.study_command import as_command
+from simulations.choices.reward_fleet import train_reward_bases
+from simulations.choices.reward_recovery import taste_population
+from simulations.studies.command import as_command
 
 PLAN = RewardPlan(shared_rounds=3, gradient_rounds=4, final_rounds=2, maximum_count=4)
 FEATURES, CHOICES, RANK, DELTA = 16, 20, 2, 1e-5

@@ -16,7 +16,7 @@ from protocol.reward_model import ChoiceBatch, Choices, fit_weights
 from protocol.reward_rounds import RewardWorkOrder, contribution
 from simulations.bench.case import Case
 from simulations.bench.runner import OnProgress, median_milliseconds
-from simulations.softmax_lore import fit_softmax_weights
+from simulations.choices.softmax_lore import fit_softmax_weights
 
 FEATURES, DIRECTIONS, CHOICES, CENTROIDS = 64, 8, 8, 12
 

@@ -32,10 +32,10 @@ from simulations.bench.case import Case
 from simulations.bench.fleet_turns import Rival, in_turns
 from simulations.bench.runner import OnProgress
 from simulations.bench.training import Texts, village_texts
+from simulations.experiments.shared_fleet import SharedSettings
 from simulations.fleets.fleet import FleetPlan
 from simulations.fleets.hidden_files import HiddenFiles
 from simulations.fleets.language_model import FrameLearner, LocalTraining
-from simulations.shared_fleet import SharedSettings
 from simulations.statistics import mean_interval
 
 PEOPLE, COHORT, ROUNDS, MESSAGES, HELD_OUT = 24, 12, 5, 10, 3

@@ -28,7 +28,7 @@ from flwr.server.workflow.secure_aggregation.secaggplus_workflow import SecAggPl
 from numpy.typing import NDArray
 
 from protocol.errors import PenchantError
-from simulations.local_grid import LocalGrid
+from simulations.experiments.local_grid import LocalGrid
 
 Updates = NDArray[np.float64]
 

@@ -40,8 +40,8 @@ from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError
 from simulations.bench.case import Case
 from simulations.bench.runner import OnProgress
-from simulations.datasets import DATA_VARIABLE
-from simulations.prefeval import PreferenceQuestion, load_prefeval
+from simulations.datasets.prefeval import PreferenceQuestion, load_prefeval
+from simulations.datasets.writing import DATA_VARIABLE
 from simulations.statistics import mean_interval
 
 TUNING_TOPICS: Final = 4  # by name; the weight of the leaning was chosen on them

@@ -1,7 +1,8 @@
 """How much of the evidence for a question `Memory.recall` finds in long chats: `recall_at_5`, `recall_at_10`.
 
-Data: LoCoMo (simulations/locomo.py). Every chat is one encrypted memory of its own; every turn is stored as a passage
-with its session as document, its place, its speaker and the session's date, and embedded by the product's embedder.
+Data: LoCoMo (simulations/datasets/locomo.py). Every chat is one encrypted memory of its own; every turn is stored as a
+passage with its session as document, its place, its speaker and the session's date, and embedded by the product's
+embedder.
 
 Measure: the share of a question's evidence turns that is among the first k memories found, mean over all questions that
 name evidence, of all five categories (the unanswerable ones name the turns they twist). A turn is one memory: finding
@@ -38,8 +39,8 @@ from edge_runtime.memory.query import telling_words
 from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError
 from simulations.bench.case import Case
-from simulations.datasets import DATA_VARIABLE
-from simulations.locomo import CATEGORIES, Chat, load_chats
+from simulations.datasets.locomo import CATEGORIES, Chat, load_chats
+from simulations.datasets.writing import DATA_VARIABLE
 
 OnProgress = Callable[[str, float], None]  # what is being done, and which share of it
 Recalls = NDArray[np.float64]  # (questions, len(DEPTHS))

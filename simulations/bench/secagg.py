@@ -54,7 +54,7 @@ from server.transport import FIELD, RECORD, Answer, ask, read_bytes
 from simulations.bench.case import Case
 from simulations.bench.flower_secagg import flower_round
 from simulations.bench.runner import OnProgress
-from simulations.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
+from simulations.experiments.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
 
 Updates = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -39,12 +39,12 @@ from edge_runtime.models.catalogue import find_model
 from edge_runtime.profile.profile import Profile
 from edge_runtime.store.vault import Vault
 from protocol.errors import PenchantError
-from simulations.arms import NOTHING_FOUND
 from simulations.bench.case import Case
 from simulations.bench.runner import OnProgress
+from simulations.datasets.village import load_village
+from simulations.experiments.arms import NOTHING_FOUND
 from simulations.people import Person
 from simulations.statistics import mean_interval
-from simulations.village import load_village
 
 MEMORIES: Final = 8
 ARMS: Final = ("all", "summary+quarter", "quarter", "summary", "none")

@@ -54,9 +54,9 @@ from simulations.bench.lora_loop import LoraLoop
 from simulations.bench.loss_curve import Curve, mean_curve, seconds_to
 from simulations.bench.runner import OnProgress
 from simulations.bench.training_costs import peak_memory, private_cost
+from simulations.datasets.village import load_village
 from simulations.people import Message
 from simulations.statistics import mean_interval
-from simulations.village import load_village
 
 PEOPLE: Final = 4
 TUNING: Final = 1

@@ -29,7 +29,7 @@ import json, resource, sys
 from pathlib import Path
 from client.personal_training import train_device
 from edge_runtime.device import Device
-from simulations.village import load_village
+from simulations.datasets.village import load_village
 with Device.open(Path(sys.argv[1]), create=True, key_method="file") as device:
     for each in load_village()[0].train_messages[:{MESSAGES}]:
         device.memory.remember(each.text, cue=each.cue, said_at=each.date)

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from simulations.plots import LIGHT
+from simulations.reports.plots import LIGHT
 
 
 def draw(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:

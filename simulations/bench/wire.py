@@ -41,8 +41,8 @@ from server.fleet import FleetSettings, run_fleet
 from simulations.bench.case import Case
 from simulations.bench.runner import OnProgress
 from simulations.bench.setting import ADAPTED_LAYERS, RANK
-from simulations.homes import create_homes
-from simulations.local_grid import LocalGrid
+from simulations.experiments.homes import create_homes
+from simulations.experiments.local_grid import LocalGrid
 from simulations.people import Person
 from simulations.strategies.exact_product import ExactProduct
 from simulations.strategies.fedsa_lora import FedSaLora

@@ -4,10 +4,10 @@ A person is one of the two speakers of a chat. Their history is what they said, 
 they are asked the questions whose evidence is theirs alone. The gold is the answer in words (nats per token), and how
 much of the evidence is among what memory recalls is a measure of its own. Unanswerable questions are left out.
 
-LoCoMo (Maharana et al. 2024, CC BY-NC 4.0): read by `simulations.locomo`, from whose files only the answers are added
-here. REALTALK (Lee et al., "REALTALK: a 21-day real-world dataset for long-term conversation", 2025; no licence file):
-`Chat_*.json` with `name.speaker_1`, `name.speaker_2`, `session_N` lists of `clean_text`, `speaker`, `date_time`
-("29.12.2023, 22:00:05"), `dia_id`, and `qa` with `question`, `answer`, `evidence` (turn ids), `category`.
+LoCoMo (Maharana et al. 2024, CC BY-NC 4.0): read by `simulations.datasets.locomo`, from whose files only the answers
+are added here. REALTALK (Lee et al., "REALTALK: a 21-day real-world dataset for long-term conversation", 2025; no
+licence file): `Chat_*.json` with `name.speaker_1`, `name.speaker_2`, `session_N` lists of `clean_text`, `speaker`,
+`date_time` ("29.12.2023, 22:00:05"), `dia_id`, and `qa` with `question`, `answer`, `evidence` (turn ids), `category`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from protocol.errors import PenchantError
 from simulations.benchmarks.form import Benchmark, FileRow, Number, Query, Task, cut, history_of, read_json, shortened
-from simulations.locomo import Chat, ChatQuestion, ChatTurn, load_chats
+from simulations.datasets.locomo import Chat, ChatQuestion, ChatTurn, load_chats
 
 QUESTIONS: Final = 15  # of one person
 UNANSWERABLE: Final = 5  # LoCoMo's category of questions that twist the chat

@@ -7,9 +7,9 @@
 | ukpconvarg | debate -> the argument that convinced more | debate | two arguments |
 | movielens | film -> what they thought of it | the films rated last | five ratings in words, MAE |
 
-The loaders below them, with licences and splits: `simulations.personal_fleet`, `prefeval`, `choice_data`, `movielens`.
-Judges without a preference in a pair (a tie) are not asked about it; ratings of half a star are rounded up. Nothing
-here is drawn from what is held out.
+The loaders below them, with licences and splits: `simulations.studies.personal_fleet`, `simulations.datasets`,
+`simulations.choices.data`. Judges without a preference in a pair (a tie) are not asked about it; ratings of half a star
+are rounded up. Nothing here is drawn from what is held out.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from protocol.errors import PenchantError
 from simulations.bench.preferences import TUNING_TOPICS, mixed_people
 from simulations.benchmarks.form import Benchmark, Query, Task, cut, history_of, numbered_day, shortened
-from simulations.choice_data import FEWEST_JUDGEMENTS, Item, load_ukpconvarg
-from simulations.movielens import Row, read_movielens
+from simulations.choices.data import FEWEST_JUDGEMENTS, Item, load_ukpconvarg
+from simulations.datasets.movielens import Row, read_movielens
+from simulations.datasets.prefeval import PreferenceQuestion, load_prefeval
 from simulations.people import Message, Person
-from simulations.personal_fleet import HistorySplit, load_groups
-from simulations.prefeval import PreferenceQuestion, load_prefeval
+from simulations.studies.personal_fleet import HistorySplit, load_groups
 
 # In words, worst first: on people for tuning the model alone answers numerals with "1" throughout, and words nearly
 # always with the last, which errs by half as much.

@@ -2,11 +2,11 @@
 
     python -m simulations.fleets.adapters --out runs/thousand --people 1000 --cohort 100 --rounds 10
 
-Bloggers of ``PENCHANT_DATA`` (``simulations.datasets``), whose posts are dealt out, ``messages`` consecutive ones to a
-"person": the corpus has too few authors for a fleet of this size, so an author is several people here. That is right
-for what this measures, time, memory and what an adapter learns; the stated privacy is that of such a person, less than
-an author's. Judged on authors of whom nobody in the fleet has a post. Given again after a kill, the command goes on and
-ends with the same adapter: rounds are in the folder, layers below the adapted ones in the cache.
+Bloggers of ``PENCHANT_DATA`` (``simulations.datasets.writing``), whose posts are dealt out, ``messages`` consecutive
+ones to a "person": the corpus has too few authors for a fleet of this size, so an author is several people here. That
+is right for what this measures, time, memory and what an adapter learns; the stated privacy is that of such a person,
+less than an author's. Judged on authors of whom nobody in the fleet has a post. Given again after a kill, the command
+goes on and ends with the same adapter: rounds are in the folder, layers below the adapted ones in the cache.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from edge_runtime.commands.support import one_line_errors
 from edge_runtime.models.catalogue import write_atomically
 from protocol.errors import PenchantError
 from protocol.frames import Frame
-from simulations.datasets import Selection, blogger, data_folder, load_blogs, read_records
+from simulations.datasets.writing import Selection, blogger, data_folder, load_blogs, read_records
+from simulations.experiments.shared_fleet import SharedSettings
 from simulations.fleets.fleet import FleetPlan, FleetState, train_fleet
 from simulations.fleets.hidden_files import HiddenFiles
 from simulations.fleets.language_model import FrameLearner, LocalTraining
 from simulations.fleets.memory import peak_memory
 from simulations.machine import describe_machine
 from simulations.people import Message
-from simulations.shared_fleet import SharedSettings
 from simulations.stage_display import StageDisplay
 from simulations.statistics import mean_interval
-from simulations.study_command import as_command
+from simulations.studies.command import as_command
 
 FRAME, REPORT = "frame.cbor", "report.json"
 CLIP_NORM: Final = 0.6

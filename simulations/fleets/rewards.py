@@ -2,9 +2,10 @@
 
     python -m simulations.fleets.rewards --out rewards.json --people 100000
 
-A made-up population (``simulations.reward_recovery``: a shared taste and a few planted directions) whose choices are
-made again, from the seed, whenever a block of people is asked for: nothing of the size of the population is ever in
-memory. What is trained and released is what ``simulations.reward_fleet`` trains, everybody in every round.
+A made-up population (``simulations.choices.reward_recovery``: a shared taste and a few planted directions) whose
+choices are made again, from the seed, whenever a block of people is asked for: nothing of the size of the population is
+ever in memory. What is trained and released is what ``simulations.choices.reward_fleet`` trains, everybody in every
+round.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from protocol.errors import PenchantError
 from protocol.reward_model import ChoiceBatch, fit_weights_batch
 from server.aggregate import RoundOutcome
 from server.reward_bases import RewardBases
+from simulations.choices.reward_fleet import DEFAULT_PLAN, PEOPLE_AT_ONCE, train_reward_bases
+from simulations.choices.reward_recovery import TastePopulation, principal_angles, taste_population
 from simulations.fleets.memory import peak_memory
 from simulations.machine import describe_machine
-from simulations.reward_fleet import DEFAULT_PLAN, PEOPLE_AT_ONCE, train_reward_bases
-from simulations.reward_recovery import TastePopulation, principal_angles, taste_population
 from simulations.stage_display import StageDisplay
 from simulations.statistics import mean_interval
-from simulations.study_command import as_command
+from simulations.studies.command import as_command
 
 NEWCOMERS: Final = 1000
 TEST_CHOICES: Final = 50

@@ -38,10 +38,11 @@ from protocol.accounting import gaussian_epsilon
 from protocol.errors import PenchantError
 from protocol.frames import Frame
 from protocol.seed_scalars import SeedPool
-from simulations.arms import HeldOut, held_out_texts
 from simulations.bench.wire import empty_homes, measure
+from simulations.datasets.village import load_village
+from simulations.experiments.arms import HeldOut, held_out_texts
+from simulations.experiments.scoring import CONTEXT_TOKENS, Job, Scorer
 from simulations.people import Message, Person
-from simulations.scoring import CONTEXT_TOKENS, Job, Scorer
 from simulations.statistics import mean_interval
 from simulations.strategies.exact_product import ExactProduct
 from simulations.strategies.fedsa_lora import FedSaLora
@@ -53,8 +54,7 @@ from simulations.strategies.private_mean import DELTA
 from simulations.strategies.rounds import AnyStrategy, RoundsResult, run_rounds, tune
 from simulations.strategies.seed_scalars import SeedScalars, adapter_file
 from simulations.strategies.strategy import AdaptedMaps
-from simulations.study_command import as_command
-from simulations.village import load_village
+from simulations.studies.command import as_command
 
 KINDS = ("attn_output", "ffn_down")
 LORA_RATES, FRAME_RATES, SEED_RATES = (0.003, 0.01, 0.03), (0.01, 0.03, 0.08), (3.0, 10.0, 30.0)

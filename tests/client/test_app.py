@@ -32,7 +32,7 @@ from protocol.messages import (
 from protocol.messages import Message as WireMessage
 from protocol.secure_sum import ServerRound
 from server.planning import task_from_plan
-from simulations.local_grid import LocalGrid
+from simulations.experiments.local_grid import LocalGrid
 from tests.device_help import ask_device, share_artefacts, signed_release, signed_task
 from tests.fleet_help import (
     BASE_SHA256,

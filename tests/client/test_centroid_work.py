@@ -20,8 +20,8 @@ from protocol.messages import RoundTask
 from protocol.reward_model import ChoiceBatch, Choices, WeightFit, fit_weights_batch
 from server.centroids import CentroidPlan, CentroidRounds
 from server.planning import task_from_plan
-from simulations.placement_fleet import draw_centroids
-from simulations.reward_fleet import identity_map
+from simulations.choices.reward_fleet import identity_map
+from simulations.studies.placement.fleet import draw_centroids
 from tests.fleet_help import grid_of, make_fleet, number_of, run_fleet, settings_of
 from tests.protocol.clustered_people import DIRECTIONS, FEATURES, KINDS, clustered_people
 

@@ -38,7 +38,7 @@ from protocol.errors import PenchantError
 from protocol.messages import RoundTask
 from protocol.round_plan import plan_task
 from protocol.user_projection import ProjectionFrame
-from simulations.soft_scoring import SoftScorer
+from simulations.studies.user_vector.soft_scoring import SoftScorer
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.edge_runtime.model_helpers import random_tokens
 from tests.tiny_model import LAYERS, WIDTH, write_tiny_model

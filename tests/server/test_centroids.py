@@ -26,7 +26,7 @@ from server.centroids import (
 )
 from server.planning import task_from_plan
 from server.reward_bases import RELEASE
-from simulations.reward_fleet import identity_map
+from simulations.choices.reward_fleet import identity_map
 from tests.protocol.clustered_people import DIRECTIONS, FEATURES, KINDS, clustered_people
 
 MAP = identity_map(FEATURES)

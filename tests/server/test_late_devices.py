@@ -12,7 +12,7 @@ from flwr.app import Message
 import client.app
 from client.ledger import DeviceLedger
 from edge_runtime.device import Device
-from simulations.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
+from simulations.experiments.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
 from tests.fleet_help import MeanAlgorithm, make_fleet, recorded_contributions, run_fleet, settings_of
 
 PEOPLE, SLOW = 6, 2

@@ -15,7 +15,7 @@ from protocol.messages import SetupReply, SetupRequest, setup_transcript
 from server.credentials import ServerCredentials
 from server.roll_call import RollCall
 from server.round import ignore_progress
-from simulations.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
+from simulations.experiments.local_grid import FIRST_DEVICE_NODE_ID, LocalGrid
 
 VICTIM, THIEF = SigningKey.generate(), SigningKey.generate()
 STALE = bytes(32)  # the challenge of some earlier run

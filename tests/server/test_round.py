@@ -15,7 +15,7 @@ from protocol.errors import PenchantError
 from server.credentials import ServerCredentials
 from server.roll_call import RollCall
 from server.store import Store
-from simulations.local_grid import lose_nothing
+from simulations.experiments.local_grid import lose_nothing
 from tests.fleet_help import (
     AUTHORITY,
     CERTIFICATE,

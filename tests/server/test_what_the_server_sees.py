@@ -23,7 +23,7 @@ from protocol.messages import (
 )
 from protocol.roster import graph_of, roster_digest, self_mask_key
 from protocol.round_plan import RoundPlan
-from simulations.local_grid import LocalGrid
+from simulations.experiments.local_grid import LocalGrid
 from tests.fleet_help import (
     MeanAlgorithm,
     grid_of,

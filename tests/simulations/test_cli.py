@@ -16,13 +16,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-import simulations.experiment
+import simulations.experiments.experiment
 from edge_runtime.commands import support as command_support
 from edge_runtime.commands.app import app
 from protocol.errors import PenchantError
 from simulations.cli import main
 from simulations.stage_display import StageDisplay
-from tests.simulations.report_fixture import invented_report, smallest_report
+from tests.simulations.reports.report_fixture import invented_report, smallest_report
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -129,7 +129,7 @@ def invent_runs(
         return {"title": settings.title, "created": "", "command": "", "peak_memory_mb": 1.0, **report,
                 "settings": {}, "people_sha256": "ab"}  # fmt: skip
 
-    monkeypatch.setattr(simulations.experiment, "run_experiment", experiment)
+    monkeypatch.setattr(simulations.experiments.experiment, "run_experiment", experiment)
     return asked
 
 
@@ -200,7 +200,7 @@ def test_a_failing_stage_leaves_one_clear_line(tmp_path: Path, monkeypatch: pyte
         on_stage("thinking", 0.0)
         raise PenchantError("training diverged;\nlower the learning rate")
 
-    monkeypatch.setattr(simulations.experiment, "run_experiment", broken)
+    monkeypatch.setattr(simulations.experiments.experiment, "run_experiment", broken)
     result = run("demo", "--out", str(tmp_path / "out"), "--json", code=2)
     assert result.stdout == "" and result.stderr.splitlines()[-1] == (
         "Error: training diverged; lower the learning rate"

@@ -162,7 +162,7 @@ def test_the_engine_answers_behind_the_token_and_its_file_stays_as_it_is(device:
 @pytest.mark.real_model
 @needs_bundled_model
 def test_on_the_real_model_the_token_changes_the_logits_and_not_the_file(device: Device) -> None:
-    from simulations.soft_scoring import SoftScorer
+    from simulations.studies.user_vector.soft_scoring import SoftScorer
 
     model = find_model()
     own = projection(576, base=model.sha256, norm=3.2)

@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.memory.memory import Memory
 from edge_runtime.memory.statements import Statement
 from edge_runtime.store.vault import Vault
-from simulations.village import load_village
+from simulations.datasets.village import load_village
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 
 KEY = bytes(range(32))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simulations.attacks.reward_people import CHOICES, FEATURES, RANK, ShadowFleets, shadow_fleets
-from simulations.reward_recovery import taste_population
+from simulations.choices.reward_recovery import taste_population
 
 
 def test_a_small_fleet_without_noise_gives_its_members_away_and_noise_hides_them() -> None:

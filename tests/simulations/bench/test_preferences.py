@@ -20,7 +20,7 @@ from simulations.bench.preferences import (
     run,
     wilson,
 )
-from simulations.prefeval import PreferenceQuestion
+from simulations.datasets.prefeval import PreferenceQuestion
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.edge_runtime.model_helpers import open_tiny
 

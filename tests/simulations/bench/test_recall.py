@@ -13,9 +13,9 @@ import pytest
 
 from protocol.errors import PenchantError
 from simulations.bench.recall import evidence_recall, plain_bm25, run
-from simulations.locomo import load_chats
+from simulations.datasets.locomo import load_chats
 from tests.edge_runtime.memory_helpers import HashingEmbedder
-from tests.simulations.test_locomo import invented_chat
+from tests.simulations.datasets.test_locomo import invented_chat
 
 
 @pytest.fixture

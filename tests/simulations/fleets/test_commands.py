@@ -15,9 +15,9 @@ import typer
 
 from client.training import TrainingPlan, open_trainer
 from protocol.errors import PenchantError
+from simulations.choices.reward_recovery import taste_population
 from simulations.fleets import adapters, rewards
 from simulations.fleets.adapters import dealt_out
-from simulations.reward_recovery import taste_population
 from simulations.stage_display import StageDisplay
 from tests.tiny_model import write_tiny_model
 

@@ -12,16 +12,19 @@ import typer
 
 from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import describe_model
-from simulations.prefeval import PreferenceQuestion
-from simulations.studies import drift_study, judge_study, prefeval_decay_study, quantisation_study
-from simulations.studies.drift import DriftRecipe, World
-from simulations.studies.drift_memory import CHANGE
-from simulations.studies.preference_adapter import AdapterRecipe
-from simulations.studies.quantisation import FORMS
+from simulations.datasets.prefeval import PreferenceQuestion
+from simulations.studies.decay import study as prefeval_decay_study
+from simulations.studies.decay.adapter import AdapterRecipe
+from simulations.studies.drift import study as drift_study
+from simulations.studies.drift.fleet import DriftRecipe, World
+from simulations.studies.drift.memory import CHANGE
+from simulations.studies.judge import study as judge_study
+from simulations.studies.quantisation import study as quantisation_study
+from simulations.studies.quantisation.quantisation import FORMS
 from tests.edge_runtime.memory_helpers import HashingEmbedder
 from tests.edge_runtime.model_helpers import adapter_bytes, random_factors
+from tests.simulations.studies.drift.test_fleet import world  # noqa: F401
 from tests.simulations.studies.prefeval_help import write_prefeval
-from tests.simulations.studies.test_drift import world  # noqa: F401
 from tests.tiny_model import write_tiny_model
 
 
@@ -44,7 +47,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, "find_model", lambda **_: model)
     for module in (prefeval_decay_study, judge_study, quantisation_study, drift_study):
         monkeypatch.setattr(module, "SharedEmbedder", HashingEmbedder)
-    for name in ("prefeval_decay_study.TUNING_TOPICS", "judge_cases.TUNING_TOPICS"):
+    for name in ("decay.study.TUNING_TOPICS", "judge.cases.TUNING_TOPICS"):
         monkeypatch.setattr(f"simulations.studies.{name}", 1)
     monkeypatch.setenv("PENCHANT_DATA", str(tmp_path))
     monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path / "cache"))

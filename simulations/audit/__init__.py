@@ -1,0 +1,1 @@
+"""`penchant audit`: the attacks of `simulations.attacks` on a finished run, beside what was promised."""

@@ -1,0 +1,1 @@
+"""Real and invented people and questions, from files in their original formats."""

@@ -1,0 +1,1 @@
+"""From people to scored arms: homes, rounds through Flower, scoring, what a run keeps, sweeps."""

@@ -1,0 +1,1 @@
+"""How following a preference fades over turns of unrelated chat."""

@@ -1,0 +1,1 @@
+"""People whose tastes and facts change."""

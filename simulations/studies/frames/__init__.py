@@ -1,0 +1,1 @@
+"""What a frame is worth, by its size, and whether to refresh it."""

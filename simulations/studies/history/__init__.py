@@ -1,0 +1,1 @@
+"""What memory and training are worth to a person, by how much history a device holds."""

@@ -1,0 +1,1 @@
+"""A judge that may abstain, checked against known answers."""

@@ -1,0 +1,1 @@
+"""Ten increments over a person's year."""

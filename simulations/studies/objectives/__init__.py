@@ -1,0 +1,1 @@
+"""What each objective of personal training is worth."""

@@ -1,0 +1,1 @@
+"""Does knowing the kinds of people help with a newcomer?"""

@@ -1,0 +1,1 @@
+"""What moving an adapter to an evolved base is worth."""

@@ -1,0 +1,1 @@
+"""Quantisation by notes shown and retriever."""

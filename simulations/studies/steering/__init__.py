@@ -1,0 +1,1 @@
+"""From choices to generated answers: best of n and steering by taste."""

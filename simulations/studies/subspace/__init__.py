@@ -1,0 +1,1 @@
+"""How much of a fleet's personal adapters the blind sums find."""

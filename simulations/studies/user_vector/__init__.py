@@ -1,0 +1,1 @@
+"""What one soft token per person is worth."""
