@@ -10,11 +10,10 @@ device; what is summed over a fleet needs a frame (sums of products are no produ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from torch import Tensor
 from edge_runtime.adapters.adapter_file import Factors
 from protocol.errors import PenchantError
 from protocol.frames import Frame, Vector
-
-if TYPE_CHECKING:
-    from client.torch_model import TorchModel
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,11 @@ class LoraLayout:
     rank: int
 
     @staticmethod
-    def of(model: TorchModel, kinds: Sequence[str], rank: int) -> LoraLayout:
-        """Rank ``rank`` for all maps of ``kinds`` in the adapted layers of a model."""
-        modules = model.module_names(kinds)
-        if not modules or rank < 1:
+    def of(shapes: Mapping[str, tuple[int, int]], rank: int) -> LoraLayout:
+        """Rank ``rank`` for maps of these ``shapes`` (``TorchModel.module_shapes``)."""
+        if not shapes or rank < 1:
             raise PenchantError("ordinary LoRA needs a rank of at least 1 and a map of the adapted layers")
-        shapes = [model.linear(name).weight.shape for name in modules]
-        return LoraLayout(modules, tuple((int(out), int(inner)) for out, inner in shapes), rank)
+        return LoraLayout(tuple(shapes), tuple(shapes.values()), rank)
 
     @property
     def dimension(self) -> int:

@@ -258,7 +258,7 @@ def _train(
     listener.reached("opening the model", 1.0)
     space: AdapterSpace
     if profile.tier == "lora":
-        space = LoraLayout.of(trainer.torch_model, profile.kinds, profile.rank)
+        space = LoraLayout.of(trainer.torch_model.module_shapes(profile.kinds), profile.rank)
     else:
         space = own_frame(
             trainer,

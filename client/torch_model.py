@@ -108,6 +108,14 @@ class TorchModel:
         """GGUF names of the adapted maps of the given kinds ("attn_v", "ffn_down"), lowest layer first."""
         return tuple(n for n in self._maps if n.rsplit(".", 1)[1] in kinds)
 
+    def module_shapes(self, kinds: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """(out, in) of each adapted map of the given kinds, lowest layer first."""
+        return {
+            name: (int(out), int(inner))
+            for name in self.module_names(kinds)
+            for out, inner in [self.linear(name).weight.shape]
+        }
+
     def linear(self, module: str) -> nn.Linear:
         """The frozen linear map of a module."""
         return self._maps[module].base

@@ -26,6 +26,7 @@ from protocol.errors import PenchantError, ProtocolError
 from protocol.fleet_trust import FleetAuthority
 from protocol.keys import SigningKey
 from server.credentials import ROSTER_FILE
+from server.store import Store
 
 CONFIG_NAME = "fleet.toml"
 RunConfig = dict[str, bool | float | int | str]
@@ -102,6 +103,14 @@ class FleetConfig:
     def epsilon_budget(self) -> float:
         """The epsilon above which no round starts (infinite if not set)."""
         return float(self.run.get("epsilon-budget") or math.inf)
+
+    def open_store(self, path: Path) -> Store:
+        """The fleet's store: SQLite at ``path``, or PostgreSQL at the configured URL."""
+        if not self.store:
+            return Store(path)
+        from server.store_postgres import PostgresStore  # psycopg: for fleets that ask for it
+
+        return PostgresStore(self.store)
 
 
 def load(root: Path) -> tuple[FleetFolder, FleetConfig]:

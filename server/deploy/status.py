@@ -20,7 +20,6 @@ from server.deploy.certificates import days_left
 from server.deploy.enrolment import read_members
 from server.deploy.folder import FleetConfig, FleetFolder, load
 from server.deploy.live import LiveState, read_live
-from server.deploy.up import store_opener
 from server.fleet import STORE_NAME
 from server.ledger import ServerLedger
 from server.releases import Release
@@ -114,7 +113,7 @@ def _store(folder: FleetFolder, config: FleetConfig) -> Iterator[Store | None]:
     if not config.store and not path.exists():
         yield None
         return
-    store = store_opener(config)(path)
+    store = config.open_store(path)
     try:
         yield store
     finally:

@@ -26,7 +26,6 @@ from server.deploy.live import LiveState, read_live
 from server.deploy.superlink import SuperLink
 from server.fleet import FleetResult, run_fleet
 from server.round import Progress
-from server.store import Store
 
 WATCH_SECONDS = 1.0
 WARN_DAYS = 30
@@ -73,17 +72,8 @@ def up(root: Path, say: Say, *, host: str | None = None) -> FleetResult:
             say(_line(progress))
 
         return run_fleet(
-            grid, settings, folder.out, algorithm, follow, credentials=credentials, open_store=store_opener(config)
+            grid, settings, folder.out, algorithm, follow, credentials=credentials, open_store=config.open_store
         )
-
-
-def store_opener(config: FleetConfig) -> Callable[[Path], Store]:
-    """How this fleet's store is opened: SQLite in the folder, or PostgreSQL at the configured URL."""
-    if not config.store:
-        return Store
-    from server.store_postgres import PostgresStore  # psycopg: for fleets that ask for it
-
-    return lambda path: PostgresStore(config.store)
 
 
 def _run_config(folder: FleetFolder, config: FleetConfig) -> RunConfig:

@@ -53,7 +53,7 @@ def adapter_findings(run: FinishedRun, effort: Effort, random: np.random.Generat
     )
     noise = noise_multiplier_for(private.epsilon, delta, private.sampling_rate, private.steps)
     allowed = Ceiling.of_events([PrivacyEvent(noise, private.sampling_rate, private.steps)])
-    layout = LoraLayout.of(trainer.torch_model, LORA_KINDS, LORA_RANK)
+    layout = LoraLayout.of(trainer.torch_model.module_shapes(LORA_KINDS), LORA_RANK)
     findings = []
     for start, settings in ((0.15, None), (0.55, private)):
         train = TextTrainer(trainer.torch_model, layout, MAX_TOKENS, THOROUGH, settings)

@@ -219,7 +219,7 @@ def _cases(on_progress: OnProgress) -> dict[str, Case]:
         ("", trainer.torch_model),
         (f"_top_{FEWER_LAYERS}", TorchModel.load(file.path, top_layers=FEWER_LAYERS)),
     ):
-        layout = LoraLayout.of(model, size.kinds, size.rank)
+        layout = LoraLayout.of(model.module_shapes(size.kinds), size.rank)
         ours = []
         for number, each in enumerate(measured):
             ours.append(train_ours(model, layout, each))

@@ -85,7 +85,7 @@ def train_personal(opened: Opened, device: Device, recipe: Recipe) -> bytes:
     texts = [example.text for example in examples if example.has_targets(recipe.max_tokens)]
     if not texts:
         raise PenchantError(f"no request of this person leaves room for a reply within {recipe.max_tokens} tokens")
-    layout = LoraLayout.of(opened.torch_model, ALL_KINDS, recipe.rank)
+    layout = LoraLayout.of(opened.torch_model.module_shapes(ALL_KINDS), recipe.rank)
     settings = TextSettings(recipe.passes, recipe.batch_size, recipe.learning_rate)
     work = TextWork(opened.torch_model, layout, texts, [], settings, max_tokens=recipe.max_tokens)
     theta = run_work(Scheduled(work), layout.start(recipe.seed), seed=recipe.seed)

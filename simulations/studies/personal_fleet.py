@@ -157,7 +157,7 @@ class Workshop:
             raise PenchantError(f"the frame was made for another model file than {model.name}")
         torch.set_num_threads(1)
         self.model, self.torch_model, self._frame = model, torch_model, frame
-        self.lora = LoraLayout.of(torch_model, ALL_KINDS, LORA_RANK)
+        self.lora = LoraLayout.of(torch_model.module_shapes(ALL_KINDS), LORA_RANK)
         self.shape = read_model_shape(model.path)
         self.engine = Engine.open(model, context_tokens=SCORING_CONTEXT, threads=1)
 

@@ -82,7 +82,7 @@ class Bench:
         """Where the tier's numbers live: the first columns of the workshop's frame, or a layout of LoRA factors."""
         whole = self.shop.frame
         if tier.lora:
-            return LoraLayout.of(self.shop.torch_model, ALL_KINDS, tier.rank)
+            return LoraLayout.of(self.shop.torch_model.module_shapes(ALL_KINDS), tier.rank)
         left = tuple(np.ascontiguousarray(u[:, : tier.rank]) for u in whole.left)
         right = tuple(np.ascontiguousarray(v[: tier.rank]) for v in whole.right)
         return replace(whole, rank=tier.rank, left=left, right=right)

@@ -96,7 +96,7 @@ def opacus_norms(layout: LoraLayout, theta: Vector, batch: Batch, count: int) ->
 
 
 def layout() -> LoraLayout:
-    return LoraLayout.of(tiny_model(), KINDS, 2)
+    return LoraLayout.of(tiny_model().module_shapes(KINDS), 2)
 
 
 def some_point(size: float = 0.05) -> np.ndarray:

@@ -131,7 +131,7 @@ def test_one_line_says_what_was_chosen() -> None:
 
 def test_the_numbers_are_those_of_the_tier() -> None:
     shape = TrainedShape.of(tiny_gguf())
-    lora = LoraLayout.of(tiny_model(), ALL_KINDS, LORA_RANK)
+    lora = LoraLayout.of(tiny_model().module_shapes(ALL_KINDS), LORA_RANK)
     chosen_lora, chosen_frame = (device_profile(4096 * MIB, 2, shape, 60, private=private) for private in (False, True))
     assert chosen_lora.numbers * tiny_layers() == lora.dimension * shape.layers
     frame = build_frame(tiny_model(), BASE_SHA256, some_texts(), kinds=KINDS, rank=PRIVATE_RANK)

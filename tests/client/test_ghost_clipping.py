@@ -65,7 +65,7 @@ def test_the_product_and_its_gradient_are_autograds() -> None:
 
 
 def lora_case() -> tuple[LoraLayout, np.ndarray]:
-    layout = LoraLayout.of(tiny_model(), KINDS, 2)
+    layout = LoraLayout.of(tiny_model().module_shapes(KINDS), 2)
     return layout, layout.start(3) + 0.05 * np.random.default_rng(4).normal(size=layout.dimension)
 
 

@@ -99,10 +99,10 @@ def test_a_state_of_float32_stays_float32_through_a_checkpoint() -> None:
 
 
 def test_a_layout_tells_itself_from_others_and_refuses_what_is_not_there() -> None:
-    other = LoraLayout.of(tiny_model(), KINDS, 3)
-    assert layout().digest == LoraLayout.of(tiny_model(), KINDS, 2).digest != other.digest
+    other = LoraLayout.of(tiny_model().module_shapes(KINDS), 3)
+    assert layout().digest == LoraLayout.of(tiny_model().module_shapes(KINDS), 2).digest != other.digest
     foreign = LoraLayout(("blk.0.attn_q",), ((64, 64),), 2)
     with pytest.raises(PenchantError, match=r"blk\.0\.attn_q"):
         tiny_model().set_frame(foreign)
     with pytest.raises(PenchantError, match="rank"):
-        LoraLayout.of(tiny_model(), KINDS, 0)
+        LoraLayout.of(tiny_model().module_shapes(KINDS), 0)

@@ -267,7 +267,9 @@ def test_it_stands_on_what_the_fleet_shares(
     )
     outcome, _ = train_with(device, monkeypatch, lambda number: 0.1, privacy)
     assert outcome.installed is not None
-    layout = LoraLayout.of(open_trainer(LAYERS).torch_model, device_profile.ALL_KINDS, device_profile.LORA_RANK)
+    layout = LoraLayout.of(
+        open_trainer(LAYERS).torch_model.module_shapes(device_profile.ALL_KINDS), device_profile.LORA_RANK
+    )
     alone = np.zeros(len(starts[0])) if privacy else layout.start(0)
     assert np.allclose(starts[0], shared if nested else alone, atol=1e-4)
     live = AdapterLog(device.vault).live()

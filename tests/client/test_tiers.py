@@ -63,7 +63,7 @@ def personal_of(kind: str) -> tuple[AdapterSpace, Footing]:
     personal: AdapterSpace = {
         "nested": wide_frame,
         "foreign": foreign_frame,
-        "lora": lambda: LoraLayout.of(tiny_model(), KINDS, 2),
+        "lora": lambda: LoraLayout.of(tiny_model().module_shapes(KINDS), 2),
     }[kind]()
     return personal, footing(tiny_frame(), lower_tier(bank(), WEIGHTS), personal)
 

@@ -53,7 +53,7 @@ def preference_texts(engine: Engine, preference: str) -> list[Text]:
 
 def train_adapter(model: TorchModel, engine: Engine, texts: Sequence[Text], recipe: AdapterRecipe) -> bytes:
     """The adapter's file for the engine's model. ``model`` is the same file, opened with ``recipe.layers`` layers."""
-    layout = LoraLayout.of(model, KINDS, recipe.rank)
+    layout = LoraLayout.of(model.module_shapes(KINDS), recipe.rank)
     settings = TextSettings(recipe.passes, len(texts), recipe.learning_rate)
     work = TextWork(model, layout, texts, [], settings, max_tokens=_MAX_TOKENS)
     theta = run_work(work, layout.start(recipe.seed), seed=recipe.seed)

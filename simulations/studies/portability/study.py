@@ -60,7 +60,7 @@ class Bases:
         started = time.perf_counter()
         self.torch_model = TorchModel.load(model.path, top_layers=self.shape.layers)
         self.load_seconds = time.perf_counter() - started
-        self.space = LoraLayout.of(self.torch_model, ALL_KINDS, LORA_RANK)
+        self.space = LoraLayout.of(self.torch_model.module_shapes(ALL_KINDS), LORA_RANK)
         tell(f"{model.name}: loaded in {self.load_seconds:.0f} s")
 
     def examples(self, messages: Sequence[Message]) -> list[Example]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from server.deploy.enrolment import enrol_requests
 from server.deploy.folder import load
 from server.deploy.init import FleetPlanned, init_fleet
 from server.deploy.live import read_live
-from server.deploy.up import store_opener, up
+from server.deploy.up import up
 from server.store import Store
 from tests.server.deploy.test_init import public_key
 from tests.test_deployment import REPOSITORY, SERVER
@@ -82,9 +83,10 @@ def test_a_second_server_is_refused_and_the_first_ends_cleanly(root: Path, tmp_p
 
 
 def test_the_store_is_sqlite_unless_a_database_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store_opener(load(root)[1]) is Store
+    with closing(load(root)[1].open_store(root / "here.db")) as store:
+        assert type(store) is Store and (root / "here.db").exists()
     pytest.importorskip("psycopg")
     monkeypatch.setenv("PENCHANT_FLEET_STORE", "postgresql://someone:hunter2@127.0.0.1:1/nothing")
     with pytest.raises(PenchantError, match="PostgreSQL") as caught:
-        store_opener(load(root)[1])(root / "out" / "fleet.db")
+        load(root)[1].open_store(root / "out" / "fleet.db")
     assert "hunter2" not in str(caught.value) and not (root / "out" / "fleet.db").exists()

@@ -27,7 +27,7 @@ TEXTS = [Example(tuple(tokens), prompt) for tokens, prompt in some_texts(12)]
 
 
 def trainer(private: PrivateSettings | None = None, plain: TextSettings = PLAIN, max_tokens: int = 80) -> TextTrainer:
-    return TextTrainer(tiny_model(), LoraLayout.of(tiny_model(), KINDS, RANK), max_tokens, plain, private)
+    return TextTrainer(tiny_model(), LoraLayout.of(tiny_model().module_shapes(KINDS), RANK), max_tokens, plain, private)
 
 
 def pooled(found: Membership, kind: str) -> float:

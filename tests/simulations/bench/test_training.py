@@ -30,7 +30,7 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> Texts:
 
 
 def test_both_sides_start_from_the_same_loss_and_learn(texts: Texts) -> None:
-    layout = LoraLayout.of(tiny_model(), KINDS, 2)
+    layout = LoraLayout.of(tiny_model().module_shapes(KINDS), 2)
     ours = train_ours(tiny_model(), layout, texts)
     peer = LoraLoop(tiny_gguf(), 2)
     theirs = peer.train(*texts.pair(), rate=3e-3, passes=EPOCHS, batch_size=4)
