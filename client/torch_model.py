@@ -111,9 +111,7 @@ class TorchModel:
     def module_shapes(self, kinds: Sequence[str]) -> dict[str, tuple[int, int]]:
         """(out, in) of each adapted map of the given kinds, lowest layer first."""
         return {
-            name: (int(out), int(inner))
-            for name in self.module_names(kinds)
-            for out, inner in [self.linear(name).weight.shape]
+            name: (self.linear(name).out_features, self.linear(name).in_features) for name in self.module_names(kinds)
         }
 
     def linear(self, module: str) -> nn.Linear:
