@@ -38,15 +38,16 @@ class LoraLoop:
         return sum(each.numel() for each in self._trained)
 
     def train(
-        self, texts: Sequence[Text], held_out: Sequence[Text], *, rate: float, passes: int, batch_size: int
-    ) -> Curve:
-        """Train from the start; the held-out loss after every pass is not part of the time."""
+        self, texts: Sequence[Text], judged: Sequence[Sequence[Text]], *, rate: float, passes: int, batch_size: int
+    ) -> list[Curve]:
+        """Train from the start; one curve for each set of ``judged`` texts, whose losses after every pass are not part
+        of the time."""
         with torch.no_grad():
             for each, start in zip(self._trained, self._start, strict=True):
                 each.copy_(start)
         optimiser = torch.optim.AdamW(self._trained, lr=rate)
         order = torch.Generator().manual_seed(0)
-        seconds, losses = [0.0], [self._loss(held_out)]
+        seconds, losses = [0.0], [[self._loss(each) for each in judged]]
         for _ in range(passes):
             self._model.train()
             started = time.perf_counter()
@@ -57,8 +58,8 @@ class LoraLoop:
                 loss.backward()
                 optimiser.step()
             seconds.append(seconds[-1] + time.perf_counter() - started)
-            losses.append(self._loss(held_out))
-        return Curve(tuple(seconds), tuple(losses), len(texts))
+            losses.append([self._loss(each) for each in judged])
+        return [Curve(tuple(seconds), each, len(texts)) for each in zip(*losses, strict=True)]
 
     @torch.no_grad()
     def _loss(self, texts: Sequence[Text]) -> float:
