@@ -44,7 +44,7 @@ from edge_runtime.memory.statements import Recalled
 from edge_runtime.models.catalogue import ModelFile
 from protocol.errors import PenchantError
 from simulations.benchmarks.form import Benchmark, Query, Serving, Task
-from simulations.benchmarks.metrics import rouge
+from simulations.benchmarks.metrics import overlap
 from simulations.experiments.arms import DRAFT_MEMORIES, NOTHING_FOUND
 from simulations.studies.personal_fleet import SINGLE_TEXTS, run_work
 
@@ -145,7 +145,7 @@ def prompt_of(engine: Engine, benchmark: Benchmark, query: Query, notes: Sequenc
 
 def outcome(opened: Opened, benchmark: Benchmark, query: Query, notes: Sequence[Recalled]) -> Outcome:
     """What comes of a query under the weights in use: for options the places of ``gold`` and ``chosen`` among them,
-    else ``nats`` and ``tokens`` of the gold, and ``rouge1``, ``rougeL`` of an answer where the benchmark asks."""
+    else ``nats`` and ``tokens`` of the gold, and the ``overlap`` of an answer where the benchmark asks."""
     engine = opened.engine
     if benchmark.serving == "advice":
         texts = [note.item.text for note in notes]
@@ -161,7 +161,7 @@ def outcome(opened: Opened, benchmark: Benchmark, query: Query, notes: Sequence[
     result: Outcome = {"nats": -float(logs.sum()), "tokens": len(logs)}
     if benchmark.measure == "rouge1":
         answer = "".join(engine.generate(prompt, max_tokens=benchmark.answer_tokens, sampling=DRAFT_SAMPLING))
-        result |= rouge(query.gold, answer)
+        result |= overlap(query.gold, answer)
     return result
 
 

@@ -44,6 +44,7 @@ MEASURES: Final = {
     "mae": "mean absolute error",
     "rouge1": "ROUGE-1",
     "rougeL": "ROUGE-L",
+    "meteor": "METEOR, no synonyms",
     "nats": "nats per token",
     "found": "evidence recalled",
     "macro_f1": "macro F1",

@@ -11,8 +11,8 @@ the Avocado collection) is not public. The data does not ship with the project.
 | product_review_user, _temporal | reviewerId | overall, summary, description -> reviewText |
 | topic_writing_user, _temporal | author | summary -> content |
 
-Rows of one person are one task; a text that is asked for is not in the history. ROUGE-1 and ROUGE-L of a generated
-answer; METEOR, the benchmark's third measure, needs WordNet and is left out.
+Rows of one person are one task; a text that is asked for is not in the history. ROUGE-1, ROUGE-L and METEOR (without
+synonyms) of a generated answer.
 """
 
 from __future__ import annotations

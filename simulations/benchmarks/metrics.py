@@ -6,6 +6,9 @@
     MAE, RMSE   mean |chosen - right|, sqrt(mean (chosen - right)^2) of ratings, which are labels in order
     ROUGE-1, L  F measure of shared words, of the longest common subsequence (Lin 2004; rouge-score, with stemming off
                 as in LaMP's script)
+    METEOR      weighted harmonic mean of precision and recall of matched words, less a penalty for their order
+                (Banerjee and Lavie 2005; nltk, alpha 0.9, beta 3, gamma 0.5 as in LongLaMP's script). Words match if
+                they are equal or have one Porter stem; without WordNet's synonyms, which nltk would have to download
     nats        negative log-likelihood per token of the right text
     found       share of the evidence among what was recalled
 
@@ -34,9 +37,24 @@ def _scorer() -> Any:
     return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
 
 
-def rouge(gold: str, answer: str) -> dict[str, float]:
-    """ROUGE-1 and ROUGE-L (F measure) of an answer."""
-    return {name: float(score.fmeasure) for name, score in _scorer().score(gold, answer).items()}
+class _NoSynonyms:
+    def synsets(self, word: str) -> list[Any]:
+        return []
+
+
+def meteor(gold: str, answer: str) -> float:
+    """METEOR of an answer, of equal and equally stemmed words."""
+    from nltk.tokenize import NLTKWordTokenizer
+    from nltk.translate.meteor_score import single_meteor_score
+
+    wanted, given = (NLTKWordTokenizer().tokenize(text) for text in (gold, answer))
+    return float(single_meteor_score(wanted, given, wordnet=_NoSynonyms()))
+
+
+def overlap(gold: str, answer: str) -> dict[str, float]:
+    """ROUGE-1 and ROUGE-L (F measure) and METEOR of an answer."""
+    rouge = {name: float(score.fmeasure) for name, score in _scorer().score(gold, answer).items()}
+    return {**rouge, "meteor": meteor(gold, answer)}
 
 
 def accuracy(outcomes: Outcomes) -> float:
@@ -88,7 +106,7 @@ def scores(outcomes: Outcomes, measure: Measure) -> dict[str, float]:
             found["mae"] = mae(outcomes)
     if "nats" in first:
         found["nats"] = nats(outcomes)
-    for name in ("rouge1", "rougeL", "found"):
+    for name in ("rouge1", "rougeL", "meteor", "found"):
         if any(name in one for one in outcomes):
             found[name] = mean_of(name, outcomes)
     return found

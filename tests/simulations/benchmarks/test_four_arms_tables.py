@@ -91,5 +91,5 @@ def test_sets_that_none_fails_are_left_out_of_the_means(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PenchantError, match=r"no run of simulations\.four_arms"):
+    with pytest.raises(PenchantError, match=r"no run of simulations\.benchmarks\.four_arms"):
         summary(tmp_path)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from simulations.benchmarks.metrics import accuracy, macro_f1, mae, mean_of, nats, pooled, rmse, rouge, scores
+from simulations.benchmarks.metrics import accuracy, macro_f1, mae, mean_of, meteor, nats, overlap, pooled, rmse, scores
 
 CHOICES = [{"gold": gold, "chosen": chosen} for gold, chosen in ((0, 0), (0, 2), (1, 1), (2, 2))]
 
@@ -30,12 +30,21 @@ def test_macro_f1_is_that_of_scikit_learn() -> None:
 
 
 def test_rouge() -> None:
-    found = rouge("the cat sat on the mat", "the cat lay on a mat")
+    found = overlap("the cat sat on the mat", "the cat lay on a mat")
     assert found["rouge1"] == pytest.approx(2 / 3)  # the, cat, on, mat of six and six
     assert found["rougeL"] == pytest.approx(2 / 3)
-    turned = rouge("one two three four", "four three two one")
+    turned = overlap("one two three four", "four three two one")
     assert turned["rouge1"] == 1.0 and turned["rougeL"] == pytest.approx(0.25)
-    assert rouge("one two", "") == {"rouge1": 0.0, "rougeL": 0.0}
+    assert overlap("one two", "") == {"rouge1": 0.0, "rougeL": 0.0, "meteor": 0.0}
+
+
+def test_meteor_matches_stems_and_minds_the_order() -> None:
+    # matches / precision = recall = 1; one chunk of three words: penalty 0.5 (1/3)^3
+    assert meteor("cats sat down", "cat sat down") == pytest.approx(1 - 0.5 / 27)
+    assert meteor("one two three", "three two one") == pytest.approx(0.5)  # three chunks
+    # two of four words right, none too many: P 1, R 1/2, F 10 P R / (R + 9 P) = 10/19, one chunk of two
+    assert meteor("red green blue grey", "red green") == pytest.approx(10 / 19 * (1 - 0.5 / 8))
+    assert meteor("a car", "an automobile") == 0.0
 
 
 def test_nats_are_over_all_tokens_and_other_values_over_queries() -> None:
