@@ -169,7 +169,8 @@ def test_questions_are_asked_with_notes_and_evidence_is_counted(opened: Opened) 
 def test_generations_are_scored_beside_the_gold(opened: Opened) -> None:
     headlines = Benchmark("headlines", "writing", "rouge1", (), answer_tokens=8)
     found = outcome(opened, headlines, Query("Write a headline", "the and the"), [])
-    assert set(found) == {"nats", "tokens", "rouge1", "rougeL", "meteor"} and 0 <= found["rougeL"] <= found["rouge1"] <= 1
+    assert set(found) == {"nats", "tokens", "rouge1", "rougeL", "meteor"}
+    assert 0 <= found["rougeL"] <= found["rouge1"] <= 1
 
 
 def test_notes_that_do_not_fit_are_left_out_and_a_query_that_does_not_fit_is_refused(opened: Opened) -> None:
