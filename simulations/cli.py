@@ -89,7 +89,7 @@ def demo(
 ) -> None:
     """The whole system on a village of invented people: memories, private rounds, bases, answers, a report."""
     need("torch", "transformers", "flwr", "matplotlib", "scipy")
-    from simulations.demo import demo_settings, village_of
+    from simulations.experiments.demo import demo_settings, village_of
 
     stopped = (out / "run.json").exists() and not (out / "report.json").exists()
     if fresh and (out / "devices").is_dir():
@@ -137,8 +137,8 @@ def simulate(
     combination runs in a folder of its own, and those that have finished are not run again.
     """
     need("torch", "transformers", "flwr", "matplotlib", "scipy")
-    from simulations.experiments.runs_database import append_run
     from simulations.experiments.sweep import read_points
+    from simulations.reports.runs_database import append_run
 
     points, console = read_points(file), Console(stderr=as_json)
     for number, point in enumerate(points, start=1):
@@ -176,8 +176,8 @@ def compare_runs(
 
 
 def _show_comparison(runs: Path, names: list[str], out: Path, as_json: bool) -> None:
-    from simulations.experiments.runs_database import read_runs
     from simulations.reports.comparison import HEADINGS, compare, rows_of, show_comparison, write_comparison
+    from simulations.reports.runs_database import read_runs
 
     comparison = compare(read_runs(runs), names)
     page = write_comparison(comparison, out)

@@ -31,7 +31,7 @@ from simulations.attacks.ceilings import Array, Ceiling
 from simulations.attacks.finding import Estimate, auc
 from simulations.choices.reward_fleet import train_reward_bases
 from simulations.choices.reward_recovery import taste_population
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 PLAN = RewardPlan(shared_rounds=3, gradient_rounds=4, final_rounds=2, maximum_count=4)
 FEATURES, CHOICES, RANK, DELTA = 16, 20, 2, 1e-5

@@ -52,9 +52,9 @@ from simulations.benchmarks.four_arms_people import (
 from simulations.benchmarks.four_arms_tables import write_tables
 from simulations.benchmarks.sets import SETS, load
 from simulations.datasets.writing import data_folder
-from simulations.studies.command import as_command
 from simulations.studies.personal_fleet import device_of
 from simulations.studies.rows import HEADING, append_row, read_rows
+from simulations.study_command import as_command
 
 PEOPLE: Final = 20
 Notes = list[list[Recalled]]

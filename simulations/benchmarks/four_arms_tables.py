@@ -26,8 +26,8 @@ from protocol.errors import PenchantError
 from simulations.benchmarks.form import LOWER_IS_BETTER
 from simulations.benchmarks.metrics import pooled, scores
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.rows import HEADING, read_rows
+from simulations.study_command import as_command
 
 ARMS: Final = ("none", "rag", "peft", "rag+peft", "stranger_memory", "stranger_adapter")
 NAMES: Final = {

@@ -21,7 +21,7 @@ from protocol.bank import Bank
 from protocol.reward_model import Array, ChoiceBatch, Choices, fit_direction_batch, fit_weights, fit_weights_batch
 from simulations.choices.reward_fleet import centralised_bases, identity_map, train_reward_bases
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 
 @dataclass(frozen=True)

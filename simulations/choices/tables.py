@@ -53,7 +53,7 @@ from simulations.choices.reward_fleet import train_reward_bases
 from simulations.choices.scores import Scores, bootstrap_interval, mean_scores, score
 from simulations.choices.tastes import TasteRecipe
 from simulations.datasets.writing import data_folder
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 COUNTS: Final = (0, 4, 8, 16, 32)
 EPSILONS: Final = (8.0, 2.0)

@@ -49,6 +49,14 @@ from simulations.experiments.arms import (
 )
 from simulations.experiments.homes import create_homes, home_folders
 from simulations.experiments.local_grid import LocalGrid
+from simulations.experiments.report_blocks import (
+    finite,
+    frame_block,
+    privacy_block,
+    round_log,
+    secure_aggregation_block,
+    wire_block,
+)
 from simulations.experiments.run_folder import (
     CREDENTIALS,
     DEVICES,
@@ -62,14 +70,6 @@ from simulations.experiments.samples import sample_answers
 from simulations.experiments.scoring import Job, JobResult, peak_memory_mb, score_all, split_by_kind
 from simulations.experiments.settings import ExperimentSettings
 from simulations.people import Person
-from simulations.reports.blocks import (
-    finite,
-    frame_block,
-    privacy_block,
-    round_log,
-    secure_aggregation_block,
-    wire_block,
-)
 
 MINIMUM_FLEET = 8  # what a device demands of a round by default
 FIT_BLOB = f"{LEARNT_PREFIX}simulation/fit"

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from protocol.errors import PenchantError
 from simulations.datasets.writing import Selection, data_folder, load_blogs, load_novels
-from simulations.demo import VILLAGE_FLEET, village_of
+from simulations.experiments.demo import VILLAGE_FLEET, village_of
 from simulations.experiments.experiment import MINIMUM_FLEET, settings_with
 from simulations.experiments.settings import ExperimentSettings
 from simulations.people import Person

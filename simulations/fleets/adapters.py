@@ -42,7 +42,7 @@ from simulations.machine import describe_machine
 from simulations.people import Message
 from simulations.stage_display import StageDisplay
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 FRAME, REPORT = "frame.cbor", "report.json"
 CLIP_NORM: Final = 0.6

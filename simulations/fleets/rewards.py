@@ -31,7 +31,7 @@ from simulations.fleets.memory import peak_memory
 from simulations.machine import describe_machine
 from simulations.stage_display import StageDisplay
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 NEWCOMERS: Final = 1000
 TEST_CHOICES: Final = 50

@@ -23,9 +23,9 @@ from rich.text import Text
 
 from edge_runtime.models.catalogue import write_atomically
 from protocol.errors import PenchantError
-from simulations.experiments.runs_database import ArmRow, RunRow
 from simulations.reports import words
 from simulations.reports.page import STYLE, data_uri
+from simulations.reports.runs_database import ArmRow, RunRow
 from simulations.reports.schema import REFERENCE_ARM, Gain
 from simulations.statistics import mean_interval
 

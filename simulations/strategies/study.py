@@ -54,7 +54,7 @@ from simulations.strategies.private_mean import DELTA
 from simulations.strategies.rounds import AnyStrategy, RoundsResult, run_rounds, tune
 from simulations.strategies.seed_scalars import SeedScalars, adapter_file
 from simulations.strategies.strategy import AdaptedMaps
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 KINDS = ("attn_output", "ffn_down")
 LORA_RATES, FRAME_RATES, SEED_RATES = (0.003, 0.01, 0.03), (0.01, 0.03, 0.08), (3.0, 10.0, 30.0)

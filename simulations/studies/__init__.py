@@ -1,1 +1,1 @@
-"""Studies of personalisation that follow one paper each: preferences over turns, a judge, quantisation, drift."""
+"""Questions about private personalization, a folder or file each, each answered by one command."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from client.personal_gate import decide
 from edge_runtime.commands.support import AsJson, one_line_errors, print_json, print_table
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 SPREAD: Final = 0.45
 Texts = Callable[[np.random.Generator, int], NDArray[np.float64]]  # how far the mean of each text lies from the gain

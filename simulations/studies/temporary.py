@@ -38,8 +38,8 @@ from edge_runtime.models.catalogue import read_model_shape
 from protocol.errors import PenchantError
 from simulations.datasets.writing import data_folder, person_id, plain_texts, read_records
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.personal_fleet import FILES, Workshop
+from simulations.study_command import as_command
 
 SHORT: Final = 128  # tokens of context
 LONG: Final = 4 * SHORT

@@ -43,8 +43,8 @@ from protocol.frames import Frame, Vector
 from simulations.datasets.writing import data_folder
 from simulations.people import Message, Person
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.personal_fleet import HistorySplit, Workshop, load_groups, run_work
+from simulations.study_command import as_command
 
 MAX_TOKENS: Final = 112
 EPSILON: Final = 8.0

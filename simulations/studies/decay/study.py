@@ -33,11 +33,11 @@ from simulations.bench.preferences import TUNING_TOPICS, mixed_people, recall_fi
 from simulations.datasets.prefeval import PreferenceQuestion, load_prefeval
 from simulations.datasets.writing import data_folder
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.decay.adapter import AdapterRecipe, preference_texts, train_adapter
 from simulations.studies.decay.asking import ARMS, Asked, ask, is_right, recalled_from_chats
 from simulations.studies.decay.forms import FORMS, draw_turns, load_forms, unrelated_turns
 from simulations.studies.run import StudyRun, draw_curves, markdown, shown
+from simulations.study_command import as_command
 
 TURNS: Final = (0, 2, 5, 10)
 

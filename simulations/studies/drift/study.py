@@ -24,10 +24,10 @@ from edge_runtime.commands.support import one_line_errors
 from edge_runtime.device import SharedEmbedder
 from simulations.datasets.writing import data_folder
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.drift.fleet import METHODS, DriftRecipe, follow, make_world
 from simulations.studies.drift.memory import CHANGE, SESSIONS, WAYS, draw_life, errors_of
 from simulations.studies.run import StudyRun, draw_curves, markdown, shown
+from simulations.study_command import as_command
 
 Array = NDArray[np.float64]
 _FITS = 3  # that a part of the table is the mean of

@@ -27,9 +27,9 @@ from edge_runtime.commands.support import one_line_errors
 from edge_runtime.models.catalogue import find_model, write_atomically
 from protocol.frames import Frame, carry
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.frames.study import MAX_TOKENS, POOLED, Laboratory, Method, load_people, person_gains
 from simulations.studies.frames.training import Passes, coordinate_losses, train_frame
+from simulations.study_command import as_command
 
 RELEASED = Method("gradient", 15, KINDS, 8, 0.03)
 NOISE = 0.01  # standard deviation on every number of the release

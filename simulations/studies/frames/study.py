@@ -37,9 +37,9 @@ from protocol.frames import Frame
 from simulations.datasets.writing import Selection, data_folder, load_blogs, load_novels
 from simulations.people import Message, Person
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.frames.plot import draw_curve
 from simulations.studies.frames.training import Passes, draw_factors, text_losses, train_frame, train_lora
+from simulations.study_command import as_command
 
 MAX_TOKENS = 112
 POOLED = Selection(

@@ -42,11 +42,11 @@ from protocol.frames import Vector
 from simulations.datasets.writing import data_folder
 from simulations.experiments.shared_fleet import SharedAdapter, SharedSettings, describe, shared_adapter
 from simulations.people import Message, Person
-from simulations.studies.command import as_command
 from simulations.studies.history.recipe import Recipe, gate_verdict, open_workshop, personal_space, train_person
 from simulations.studies.history.tables import write_tables
 from simulations.studies.personal_fleet import Groups, HistorySplit, Workshop, device_of, load_groups
 from simulations.studies.rows import HEADING, append_row, kind_of, read_rows
+from simulations.study_command import as_command
 
 KINDS: Final = ("memory", "shared", "personal", "gate", "private")  # of the parts of the study
 BLOCK: Final = 20  # people

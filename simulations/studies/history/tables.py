@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from edge_runtime.commands.support import one_line_errors
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.rows import read_run
+from simulations.study_command import as_command
 
 Losses = Mapping[str, float]
 ARMS: Final = ("rag", "personal", "rag+personal", "rag+gated", "stranger_memory", "stranger_adapter")

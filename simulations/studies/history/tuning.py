@@ -26,9 +26,9 @@ from protocol.errors import PenchantError
 from simulations.datasets.writing import data_folder
 from simulations.people import Person
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.history.recipe import Recipe, open_workshop, personal_space, train_person
 from simulations.studies.personal_fleet import SINGLE_TEXTS, HistorySplit, Workshop, device_of, load_groups
+from simulations.study_command import as_command
 
 RESULTS: Final = "tuning.jsonl"
 OBJECTIVES: Final = {"turns": BATCH_SIZE, "next_token": SINGLE_TEXTS, "grounded": SINGLE_TEXTS}  # and their batches

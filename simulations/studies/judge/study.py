@@ -24,12 +24,12 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.models.catalogue import find_model
 from simulations.choices.data import ChoiceSet
 from simulations.datasets.writing import data_folder
-from simulations.studies.command import as_command
 from simulations.studies.judge.cases import SETS, Cases, load_cases, load_choices
 from simulations.studies.judge.judge import THRESHOLD, Judge, JudgeCase, Judgement, ask_both_orders, fit_scale, report
 from simulations.studies.judge.models import URL_VARIABLE, EndpointJudge, LocalJudge, ProductJudge
 from simulations.studies.judge.reward import reward_judgements
 from simulations.studies.run import StudyRun, draw_curves, markdown, shown
+from simulations.study_command import as_command
 
 CONTEXT_TOKENS: Final = 4096
 CHOICE_SETS: Final = ("ukpconvarg", "village")

@@ -45,10 +45,10 @@ from protocol.errors import PenchantError
 from protocol.frames import Vector
 from simulations.datasets.writing import data_folder
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.lifelong.people import Year, YearSplit, load_years
 from simulations.studies.lifelong.plot import draw
 from simulations.studies.personal_fleet import SINGLE_TEXTS, Workshop, run_work
+from simulations.study_command import as_command
 
 SOURCES: Final = ("novels", "blogs")
 MEASURED: Final = (1, 4, 10)  # increments after which losses are taken

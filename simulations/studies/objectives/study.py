@@ -46,10 +46,10 @@ from protocol.errors import PenchantError
 from simulations.datasets.writing import data_folder
 from simulations.people import Person
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.objectives.choices import choice_people, judge_pairs
 from simulations.studies.objectives.recall import fact_people, judge_facts
 from simulations.studies.personal_fleet import SINGLE_TEXTS, HistorySplit, Workshop, device_of, load_groups, run_work
+from simulations.study_command import as_command
 
 SOURCES: Final = {
     "writing": ("novels", "blogs"),

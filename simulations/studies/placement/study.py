@@ -43,7 +43,6 @@ from simulations.choices.scores import Scores, bootstrap_interval, mean_scores
 from simulations.choices.tables import Data as Table
 from simulations.choices.tables import Features, load
 from simulations.datasets.writing import data_folder
-from simulations.studies.command import as_command
 from simulations.studies.placement.fleet import DrawnCentroids, draw_centroids
 from simulations.studies.placement.methods import (
     TEMPERATURES,
@@ -53,6 +52,7 @@ from simulations.studies.placement.methods import (
     predict,
     tune,
 )
+from simulations.study_command import as_command
 
 COUNTS: Final = (0, 4, 8, 16, 32)
 TUNED_AT: Final = (4, 8, 16, 32)

@@ -34,7 +34,7 @@ from edge_runtime.models.gguf_bytes import encode_header, encode_pair, pad_lengt
 from protocol.errors import PenchantError
 from simulations.datasets.writing import data_folder, load_novels
 from simulations.people import Message
-from simulations.studies.command import as_command
+from simulations.study_command import as_command
 
 KINDS = ("attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 

@@ -43,8 +43,8 @@ from simulations.datasets.village import load_village
 from simulations.experiments.arms import adapter_bytes
 from simulations.people import Message, Person
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.personal_fleet import SINGLE_TEXTS, run_work
+from simulations.study_command import as_command
 
 TRAINING = TextSettings(BLIND_EPOCHS, SINGLE_TEXTS, LORA_LEARNING_RATE)
 ARMS = ("old_base", "old_adapter", "new_base", "moved", "warm", "retrained")

@@ -32,7 +32,6 @@ from edge_runtime.models.catalogue import BUNDLED_NAME, ModelFile, describe_mode
 from protocol.errors import PenchantError
 from simulations.datasets.writing import data_folder
 from simulations.statistics import mean_interval
-from simulations.studies.command import as_command
 from simulations.studies.quantisation.quantisation import (
     DEPTHS,
     FORMS,
@@ -45,6 +44,7 @@ from simulations.studies.quantisation.quantisation import (
     village_questions,
 )
 from simulations.studies.run import StudyRun, draw_curves, markdown, shown
+from simulations.study_command import as_command
 
 CELLS: Final = ("none@0", *(f"{retriever}@{depth}" for retriever in RETRIEVERS for depth in DEPTHS))
 MEASURES: Final = ("nats", "f1")

@@ -61,7 +61,6 @@ from simulations.datasets.village import load_village
 from simulations.experiments.homes import create_homes
 from simulations.experiments.local_grid import LocalGrid
 from simulations.people import Person
-from simulations.studies.command import as_command
 from simulations.studies.user_vector.arms import (
     answer_cost,
     arm_table,
@@ -70,6 +69,7 @@ from simulations.studies.user_vector.arms import (
     tokens_of,
     torch_agreement,
 )
+from simulations.study_command import as_command
 
 Say = Callable[[str], None]
 

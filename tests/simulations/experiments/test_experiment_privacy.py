@@ -14,8 +14,8 @@ from protocol.frames import Frame
 from protocol.round_plan import RoundPlan
 from server.fleet import FleetResult
 from simulations.experiments.experiment import PersonalFit, _adapters
+from simulations.experiments.report_blocks import privacy_block, round_log
 from simulations.experiments.settings import ExperimentSettings
-from simulations.reports.blocks import privacy_block, round_log
 from tests.fleet_help import MeanAlgorithm, grid_of, make_fleet, recorded_contributions, run_fleet, settings_of
 
 DELTA, PEOPLE = 1e-5, 5

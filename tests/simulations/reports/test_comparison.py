@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from protocol.errors import PenchantError
-from simulations.experiments.runs_database import append_run, read_runs
 from simulations.reports.comparison import as_markdown, compare, rows_of, run_rows, show_comparison, write_comparison
+from simulations.reports.runs_database import append_run, read_runs
 from simulations.statistics import mean_interval
 from tests.simulations.reports.report_fixture import invented_report
 

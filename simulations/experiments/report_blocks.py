@@ -11,8 +11,8 @@ from protocol.accounting import Accountant, snr_bound
 from protocol.frames import Frame
 from server.fleet import FleetResult
 from server.planning import stages_survived
+from simulations.experiments.prv import epsilon_prv
 from simulations.experiments.settings import ExperimentSettings
-from simulations.reports.prv import epsilon_prv
 
 _NOISE = {"skellam": "Skellam noise", "discrete_gaussian": "discrete Gaussian noise"}
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from protocol.accounting import Accountant, PrivacyEvent
-from simulations.reports.prv import epsilon_prv
+from simulations.experiments.prv import epsilon_prv
 
 # Skellam events as the demo's rounds have them: integer sensitivities of a vector of 16 bits.
 ROUNDS = [PrivacyEvent(1.0, l2_sensitivity=300.0, l1_sensitivity=4_000.0)] * 3
