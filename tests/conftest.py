@@ -1,10 +1,14 @@
-"""What no test may leave behind: a fake way of training in the device's app."""
+"""What every test finds, and what none may leave behind."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
