@@ -91,7 +91,7 @@ class FrameLearner:
 
     def clipped_sum(self, people: People, theta: Vector, clip_norm: float) -> BlockSum:
         """See ``Learner``."""
-        drop_unused()  # tensors of every length leave holes in the heap: half a gigabyte per hundred people otherwise
+        drop_unused()  # tensors of every length leave holes in the heap: 1.5 GB after a thousand people
         return sum_clipped(*self.deltas(people, theta), clip_norm)
 
     def deltas(self, people: People, theta: Vector) -> tuple[Tensor, Tensor]:
